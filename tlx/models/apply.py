@@ -1,0 +1,43 @@
+"""The one signature by which steps call a network, whatever the network."""
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+PyTree = Any
+
+
+def make_apply(model: nn.Module, *, frozen_norms: Collection[str] = ()) -> Callable:
+    """Wraps a linen classifier for the steps.
+
+    Args:
+      model: a module called as `model(images, train=...)` that returns logits.
+      frozen_norms: paths ("backbone/stage1/block1/norm1") of BatchNorm modules that run on their stored statistics
+        even in training, and leave them as they are. Frozen weights with moving statistics are not frozen.
+
+    Returns:
+      `apply(variables, images, *, train, key=None) -> (logits, batch_stats)`: images float [B, H, W, C], logits float32
+      [B, K]; `key` seeds dropout and stochastic depth, needed only where `train`; `batch_stats` are the updated
+      statistics where `train`, else the given ones.
+    """
+
+    def rest_frozen_norms(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
+        if isinstance(context.module, nn.BatchNorm) and "/".join(context.module.path) in frozen_norms:
+            kwargs = kwargs | {"use_running_average": True}
+        return call(*args, **kwargs)
+
+    def apply(
+        variables: PyTree, images: jax.Array, *, train: bool, key: jax.Array | None = None
+    ) -> tuple[jax.Array, PyTree]:
+        batch_stats = variables.get("batch_stats", {})
+        if not train:
+            return model.apply(variables, images, train=False), batch_stats
+        with nn.intercept_methods(rest_frozen_norms):
+            logits, updated = model.apply(
+                variables, images, train=True, rngs={"dropout": key}, mutable=["batch_stats"]
+            )
+        return logits, updated.get("batch_stats", batch_stats)
+
+    return apply
