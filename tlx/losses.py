@@ -114,13 +114,13 @@ def check_temperature(temperature: float | jax.Array) -> None:
         raise UserError(f"temperature is {temperature}: it divides the logits and must be > 0 (1 leaves them alone)")
 
 
-def check_weights(**weights: float) -> None:
-    """Raises UserError unless every loss weight is a finite number >= 0 and one at least is > 0."""
+def check_weights(*, not_all_zero: tuple[str, ...], **weights: float) -> None:
+    """Raises UserError unless every loss weight is finite and >= 0 and one at least of `not_all_zero` is > 0."""
     for name, value in weights.items():
         if not 0 <= value < float("inf"):
             raise UserError(f"{name} is {value}: a loss weight must be finite and >= 0")
-    if not any(weights.values()):
-        raise UserError(f"{' and '.join(weights)} are all 0: nothing would be learnt; set one of them above 0")
+    if not any(weights[name] for name in not_all_zero):
+        raise UserError(f"{' and '.join(not_all_zero)} are both 0: nothing would be distilled; set one of them above 0")
 
 
 def _f32(x: jax.Array) -> jax.Array:

@@ -104,7 +104,9 @@ def make_optimizer(
     flat = traverse_util.flatten_dict(params, sep="/")
     labels = label_parameters(list(flat), rules, known_groups=options)
     if all(label == FROZEN for label in labels.values()):
-        raise UserError("every parameter is frozen: nothing would be learnt; let one rule give a group other than 'frozen'")
+        raise UserError(
+            "every parameter is frozen: nothing would be learnt; let one rule give a group other than 'frozen'"
+        )
     frozen_norms = _frozen_norms(batch_stats or {}, labels, rules)
 
     for path, group in labels.items():
@@ -113,9 +115,7 @@ def make_optimizer(
             level = _level(path, levels)
             name = f"{group}@{level}"
             depth = len(levels) - (levels.index(level) if level in levels else len(levels))
-            options.setdefault(
-                name, options[group] | {"learning_rate": options[group]["learning_rate"] * decay**depth}
-            )
+            options.setdefault(name, options[group] | {"learning_rate": options[group]["learning_rate"] * decay**depth})
             labels[path] = name
 
     used = sorted(set(labels.values()) - {FROZEN})

@@ -1,6 +1,7 @@
 """The pure steps: supervised, distillation, self-training, evaluation.
 
-Every factory returns a function of arrays that may be used alone, in any loop, under any of `tlx.parallel`'s harnesses::
+Every factory returns a function of arrays that may be used alone, in any loop, under any of `tlx.parallel`'s
+harnesses::
 
     step(state, [teacher,] batch, rng) -> (state, metrics)
 
@@ -119,7 +120,7 @@ def make_distill_step(
       UserError: for a temperature or weight out of range.
     """
     losses.check_temperature(temperature)
-    losses.check_weights(alpha=alpha, beta=beta)
+    losses.check_weights(not_all_zero=("alpha", "beta"), alpha=alpha, beta=beta)
 
     def objective(variables: PyTree, teacher: PyTree, batch: Batch, keys: dict) -> tuple[dict, PyTree, Metrics]:
         images = view(batch["image"], batch["slot"], keys["augment"])  # [B, H, W, C]
@@ -188,8 +189,9 @@ def make_self_train_step(
       UserError: for a temperature or weight out of range.
     """
     losses.check_temperature(temperature)
-    losses.check_weights(alpha=alpha, beta=beta)
-    losses.check_weights(consistency=consistency, labeled=labeled, alpha_plus_beta=alpha + beta)
+    losses.check_weights(
+        not_all_zero=("alpha", "beta"), alpha=alpha, beta=beta, consistency=consistency, labeled=labeled
+    )
 
     def objective(variables: PyTree, extra: None, batch: Batch, keys: dict) -> tuple[dict, PyTree, Metrics]:
         logits, batch_stats = _forward(apply, view, variables, batch, keys)  # [B, K]
@@ -323,7 +325,9 @@ def _accumulate(gradient: Callable, batch_stats: PyTree, batch: Batch, count: in
         return (batch_stats, jax.tree.map(jnp.add, totals, new)), None
 
     first, index = jax.tree.map(lambda x: x[0], micros), jnp.arange(count)
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(gradient, batch_stats, first, index[0])[1])
+    zeros = jax.tree.map(
+        lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(gradient, batch_stats, first, index[0])[1]
+    )
     # Unrolled on CPU, where XLA runs convolutions inside a loop many times slower than outside (measured: 19x).
     unroll = jax.default_backend() == "cpu"
     return jax.lax.scan(body, (batch_stats, zeros), (micros, index), unroll=unroll)[0]

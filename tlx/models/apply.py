@@ -35,9 +35,7 @@ def make_apply(model: nn.Module, *, frozen_norms: Collection[str] = ()) -> Calla
         if not train:
             return model.apply(variables, images, train=False), batch_stats
         with nn.intercept_methods(rest_frozen_norms):
-            logits, updated = model.apply(
-                variables, images, train=True, rngs={"dropout": key}, mutable=["batch_stats"]
-            )
+            logits, updated = model.apply(variables, images, train=True, rngs={"dropout": key}, mutable=["batch_stats"])
         return logits, updated.get("batch_stats", batch_stats)
 
     return apply

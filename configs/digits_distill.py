@@ -1,0 +1,29 @@
+"""Distil the CNN of `digits_scratch` into an MLP of one small layer.
+
+    python -m tlx.main --config=configs/digits_scratch.py --workdir=runs/digits_scratch
+    python -m tlx.main --config=configs/digits_distill.py --workdir=runs/digits_distill
+
+RESULTS
+"""
+
+from ml_collections import ConfigDict
+
+from tlx import config as tlx_config
+from tlx.recipes import distill
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """`arg`: seed=0, teacher=runs/digits_scratch, runlocal."""
+    arg = tlx_config.parse_arg(arg, seed=0, teacher="runs/digits_scratch", runlocal=False)
+    c = distill.default_config()
+    c.name = "digits_distill"
+    c.seed = arg.seed
+    c.teacher.run = arg.teacher
+    c.loss = {"temperature": 4.0, "alpha": 0.9, "beta": 0.1}
+    c.model = {"name": "mlp", "widths": (32,)}
+    c.optim = tlx_config.optim(all={"learning_rate": 5e-3, "warmup": 0.05})
+    c.train.update(steps=2000, batch_size=64, eval_every=200)
+    c.augment = {"shift": 1, "rotate": 10.0}
+    if arg.runlocal:
+        tlx_config.run_local(c)
+    return c

@@ -1,0 +1,39 @@
+"""Noisy student on digits: 100 labels, 10 a class; three rounds of student becomes teacher.
+
+    python -m tlx.main --config=configs/digits_noisy_student.py --workdir=runs/digits
+
+RESULTS
+"""
+
+from ml_collections import ConfigDict
+
+from tlx import config as tlx_config
+from tlx.recipes import self_train
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """`arg`: seed=0, labels=10 (a class), runlocal."""
+    arg = tlx_config.parse_arg(arg, seed=0, labels=10, runlocal=False)
+    c = self_train.default_config()
+    c.name = "digits_noisy_student"
+    c.seed = arg.seed
+    c.data.labels_per_class = arg.labels
+    c.rounds = 3
+
+    noise = {"shift": 1, "rotate": 15.0, "scale": 0.1, "shear": 0.1, "noise": 0.1}
+    c.teacher.model = {"name": "cnn", "widths": (32, 64), "dense": 128, "dropout": 0.3}
+    c.teacher.train.update(steps=600, batch_size=64, eval_every=100)
+    c.teacher.augment = noise
+
+    c.student.model = c.teacher.model
+    c.student.scale = (1.0, 1.0, 1.5)  # as in the paper, the last student is larger than its teacher
+    c.student.train.update(steps=800, batch_size=32, eval_every=100)
+    c.student.unlabeled_ratio = 4.0
+    c.student.augment = noise | {"cutout": 2}
+    for section in (c.teacher, c.student):
+        section.optim = tlx_config.optim(all={"learning_rate": 2e-3, "weight_decay": 0.05, "warmup": 0.05})
+
+    c.loss = {"temperature": 1.0, "alpha": 1.0, "beta": 0.0, "consistency": 0.5, "labeled": 1.0}
+    if arg.runlocal:
+        tlx_config.run_local(c)
+    return c

@@ -1,0 +1,74 @@
+"""Four virtual CPU devices for every test, so that each harness has something to split over."""
+
+import os
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+
+class TinyNet(nn.Module):
+    """An MLP with BatchNorm and dropout: all that a step can meet, in a few hundred parameters."""
+
+    norm: bool = False
+    dropout: float = 0.0
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        x = TinyBackbone(self.norm, self.dropout, self.axis_name, name="backbone")(x, train)
+        return nn.Dense(3, name="head")(x)
+
+
+class TinyBackbone(nn.Module):
+    norm: bool
+    dropout: float
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        x = nn.Dense(8, name="layer1")(x.reshape(len(x), -1))
+        if self.norm:
+            x = nn.BatchNorm(axis_name=self.axis_name if train else None, name="norm1")(
+                x, use_running_average=not train
+            )
+        x = nn.Dropout(self.dropout)(nn.relu(x), deterministic=not train)
+        return nn.relu(nn.Dense(8, name="layer2")(x))
+
+
+@pytest.fixture
+def tiny():
+    """`tiny(norm=..., dropout=..., axis_name=...)` -> (model, its variables)."""
+
+    def make(**options):
+        model = TinyNet(**options)
+        return model, model.init(jax.random.key(0), jnp.zeros((1, 2, 2, 1)), train=False)
+
+    return make
+
+
+@pytest.fixture
+def batch():
+    """16 examples for any step; the labelled five all lie on the first two of four devices."""
+    rng = np.random.default_rng(0)
+    labeled = np.arange(16) < 5
+    return {
+        "image": rng.normal(size=(16, 2, 2, 1)).astype(np.float32),
+        "slot": np.arange(16, dtype=np.int32),
+        "label": np.where(labeled, rng.integers(0, 3, 16), 0).astype(np.int32),
+        "weight": labeled.astype(np.float32),
+        "labeled": labeled.astype(np.int8),
+        "teacher_logits": rng.normal(size=(16, 3)).astype(np.float32),
+        "teacher_weight": (np.arange(16) >= 7).astype(np.float32),
+    }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def prepared_data(tmp_path_factory):
+    """Datasets are prepared in a folder of the session's own, not in the user's."""
+    os.environ["TFDS_DATA_DIR"] = str(tmp_path_factory.mktemp("tensorflow_datasets"))

@@ -1,0 +1,323 @@
+"""Networks: one shape of tree, published sizes, and randomness and statistics only where asked for."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.errors
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from tlx import models
+from tlx.errors import UserError
+from tlx.models.layers import StochasticDepth, max_pool_2x2
+from tlx.models.resnet import Stem
+
+KEY = jax.random.key(0)
+SMALL = {  # name -> options that make it quick
+    "mlp": {"widths": (6, 5), "dropout": 0.5, "input_dropout": 0.2},
+    "cnn": {"widths": (4, 6), "dense": 7, "dropout": 0.5, "norm": "batch"},
+    "resnet8": {"width": 0.25, "dropout": 0.5, "stochastic_depth": 0.5, "zero_init_residual": False},
+}
+
+
+def images(batch=3, size=8, channels=1, seed=0):
+    return jax.random.normal(jax.random.key(seed), (batch, size, size, channels))
+
+
+def shapes(model, image_shape):
+    """The shapes of the variables, without running anything."""
+    x = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    return jax.eval_shape(lambda key, x: model.init(key, x, train=False), KEY, x)
+
+
+class Small(NamedTuple):
+    """A quick model, compiled: without jit each operation of a network compiles on its own, at ten times the cost."""
+
+    model: nn.Module
+    variables: dict
+    train: Callable  # (variables, key, x) -> (logits, {"batch_stats"})
+    evaluate: Callable  # (variables, x) -> ((logits, levels), {"batch_stats"})
+
+
+@functools.cache
+def small(name, **options):
+    model = models.build(name, num_classes=3, **(SMALL[name] | options))
+    return Small(
+        model,
+        jax.jit(lambda key: model.init(key, images(), train=False))(KEY),
+        jax.jit(lambda v, key, x: model.apply(v, x, train=True, rngs={"dropout": key}, mutable=["batch_stats"])),
+        jax.jit(lambda v, x: model.apply(v, x, train=False, features=True, mutable=["batch_stats"])),
+    )
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_every_model_is_a_backbone_and_a_head(name):
+    variables = shapes(models.build(name, num_classes=5), (32, 32, 3))
+    assert set(variables["params"]) == {"backbone", "head"}
+    assert set(variables["params"]["head"]) == {"kernel", "bias"}
+    assert variables["params"]["head"]["kernel"].shape[1] == 5
+    assert set(variables.get("batch_stats", {"backbone": ()})) == {"backbone"}
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_every_parameter_is_under_its_level_and_the_levels_are_in_order(name):
+    model = models.build(name, num_classes=5)
+    names = models.levels(model, (32, 32, 3))
+    paths = traverse_util.flatten_dict(shapes(model, (32, 32, 3))["params"]["backbone"])
+    assert {path[0] for path in paths} == set(names)
+    expected = {"mlp": ("layer1", "layer2"), "cnn": ("stage1", "stage2", "dense")}
+    stages = 4 if name in ("resnet18", "resnet50") else 3
+    assert names == expected.get(name, ("stem", *(f"stage{i}" for i in range(1, stages + 1))))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("mlp", {"widths": (6, 5)}, {"layer1": (6,), "layer2": (5,), "pooled": (5,)}),
+        (
+            "cnn",
+            {"widths": (4, 6), "dense": 7},
+            {"stage1": (4, 5, 4), "stage2": (2, 2, 6), "dense": (7,), "pooled": (7,)},
+        ),
+        ("cnn", {"widths": (4, 6), "dense": 0}, {"stage1": (4, 5, 4), "stage2": (2, 2, 6), "pooled": (24,)}),
+        (
+            "resnet8",
+            {"width": 0.5},
+            {"stem": (8, 10, 8), "stage1": (8, 10, 8), "stage2": (4, 5, 16), "stage3": (2, 3, 32), "pooled": (32,)},
+        ),
+    ],
+)
+def test_levels_keep_their_order_and_shapes_through_jit(name, options, expected):
+    model = models.build(name, num_classes=3, **options)
+    x = jax.ShapeDtypeStruct((2, 8, 10, 1), jnp.float32)
+    call = lambda key, x: model.init_with_output(key, x, train=False, features=True)[0]
+    logits, levels = jax.eval_shape(call, KEY, x)
+    assert logits.shape == (2, 3)
+    assert [(name, level.shape) for name, level in levels.items()] == [(n, (2, *s)) for n, s in expected.items()]
+
+
+def test_resnet50_levels_at_imagenet_size():
+    model = models.build("resnet50", num_classes=1000)
+    x = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
+    call = lambda key, x: model.init_with_output(key, x, train=False, features=True)[0]
+    _, levels = jax.eval_shape(call, KEY, x)
+    sizes = {"stem": (56, 64), "stage1": (56, 256), "stage2": (28, 512), "stage3": (14, 1024), "stage4": (7, 2048)}
+    assert {n: level.shape for n, level in levels.items()} == {"pooled": (2, 2048)} | {
+        n: (2, size, size, channels) for n, (size, channels) in sizes.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "num_classes", "image_shape", "expected"),
+    [
+        # Stem 464; a block of c channels 2 * 9 c^2 + 4 c, the first of stage 2 and 3: 14,528 and 57,728 with its
+        # projection; head 650. The paper's parameter-free shortcuts (option A) have 2,752 fewer: 269,722 in resnet20.
+        ("resnet8", 10, (32, 32, 3), 464 + 4_672 + 14_528 + 57_728 + 650),
+        ("resnet20", 10, (32, 32, 3), 272_474),
+        ("resnet56", 10, (32, 32, 3), 855_770),
+        ("resnet18", 1000, (64, 64, 3), 11_689_512),  # torchvision's
+        ("resnet50", 1000, (64, 64, 3), 25_557_032),  # torchvision's
+        ("mlp", 10, (28, 28, 1), 784 * 800 + 800 + 800 * 800 + 800 + 800 * 10 + 10),
+        ("cnn", 10, (8, 8, 1), 9 * 32 + 32 + 9 * 32 * 64 + 64 + 2 * 2 * 64 * 128 + 128 + 128 * 10 + 10),
+    ],
+)
+def test_parameter_counts_are_the_published_ones(name, num_classes, image_shape, expected):
+    variables = shapes(models.build(name, num_classes=num_classes), image_shape)
+    assert models.parameter_count(variables["params"]) == expected
+
+
+def test_paths_name_stage_block_and_layer():
+    paths = traverse_util.flatten_dict(shapes(models.build("resnet50", num_classes=2), (32, 32, 3)), sep="/")
+    for path in (
+        "params/backbone/stem/conv/kernel",
+        "params/backbone/stage1/block1/shortcut_conv/kernel",
+        "params/backbone/stage4/block3/conv3/kernel",
+        "batch_stats/backbone/stage4/block3/norm3/var",
+    ):
+        assert path in paths
+    assert "params/backbone/stage1/block2/shortcut_conv/kernel" not in paths
+    # v1.5: the 3x3 is strided, not the 1x1 before it; their kernels tell them apart.
+    assert paths["params/backbone/stage2/block1/conv2/kernel"].shape == (3, 3, 128, 128)
+
+
+def test_strided_layers_pad_as_torch_does():
+    x = np.abs(np.asarray(images(1, 16)))  # positive, so that the ReLU passes it
+    stem = Stem(1, small_images=False, dtype=jnp.float32, axis_name=None)
+    variables = stem.init(KEY, x, train=False)
+    center = jnp.zeros((7, 7, 1, 1)).at[3, 3].set(1.0)
+    params = variables["params"] | {"conv": {"kernel": center}}
+    found = stem.apply(variables | {"params": params}, x, train=False)[0, :, :, 0]
+    strided = np.pad(x[0, ::2, ::2, 0], 1)  # symmetric padding centers the windows on 0, 2, 4, ...; "SAME" on 1, 3, ...
+    expected = [[strided[i : i + 3, j : j + 3].max() for j in range(0, 8, 2)] for i in range(0, 8, 2)]
+    np.testing.assert_allclose(found, np.asarray(expected) / np.sqrt(1 + 1e-5), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet8"])
+def test_batch_stats_move_in_training_only(name):
+    net = small(name)
+    old = net.variables["batch_stats"]
+    _, mutated = net.train(net.variables, KEY, images())
+    moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), old, mutated["batch_stats"])
+    assert all(jax.tree.leaves(moved))
+    _, mutated = net.evaluate(net.variables, images())
+    jax.tree.map(np.testing.assert_array_equal, mutated["batch_stats"], old)
+
+
+def test_batch_norm_momentum_and_axis_name():
+    whole, split = small("cnn", dropout=0.0), small("cnn", dropout=0.0, axis_name="data")
+    x = images(8)
+    logits, mutated = jax.vmap(split.train, (None, None, 0), axis_name="data")(
+        whole.variables, KEY, x.reshape(4, 2, 8, 8, 1)
+    )
+    expected_logits, expected = whole.train(whole.variables, KEY, x)
+    np.testing.assert_allclose(logits.reshape(8, 3), expected_logits, atol=1e-5)
+    for found, wanted in zip(jax.tree.leaves(mutated), jax.tree.leaves(expected)):
+        np.testing.assert_allclose(found, np.broadcast_to(wanted, found.shape), atol=1e-6)
+    conv = nn.Conv(4, (3, 3), use_bias=False)
+    first = conv.apply({"params": whole.variables["params"]["backbone"]["stage1"]["conv"]}, x)
+    mean = expected["batch_stats"]["backbone"]["stage1"]["norm"]["mean"]
+    np.testing.assert_allclose(mean, 0.1 * np.mean(first, (0, 1, 2)), atol=1e-6)  # 0.9 * 0 + 0.1 * mean
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet8"])
+def test_batch_norm_is_told_at_call_time_so_that_an_interceptor_can_freeze_it(name):
+    net, told = small(name), []
+
+    def rest(call, args, kwargs, context):
+        if isinstance(context.module, nn.BatchNorm):
+            told.append(kwargs)
+            kwargs = kwargs | {"use_running_average": True}
+        return call(*args, **kwargs)
+
+    run = lambda v, key, x: net.model.apply(v, x, train=True, rngs={"dropout": key}, mutable=["batch_stats"])
+    with nn.intercept_methods(rest):
+        _, mutated = jax.jit(run)(net.variables, KEY, images())
+    assert told == [{"use_running_average": False}] * {"cnn": 2, "resnet8": 9}[name]
+    jax.tree.map(np.testing.assert_array_equal, mutated["batch_stats"], net.variables["batch_stats"])
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_training_is_random_and_evaluation_is_not(name):
+    net, x = small(name), images()
+    first, second = (net.train(net.variables, jax.random.key(seed), x)[0] for seed in (1, 2))
+    assert not np.allclose(first, second)
+    np.testing.assert_array_equal(first, net.train(net.variables, jax.random.key(1), x)[0])
+    assert net.evaluate(net.variables, x)[0][0].shape == (3, 3)  # there is no rng to use
+    with pytest.raises(flax.errors.InvalidRngError, match="dropout"):
+        jax.eval_shape(lambda v: net.model.apply(v, x, train=True, mutable=["batch_stats"]), net.variables)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_without_noise_training_needs_no_rng(name):
+    rates = {option: 0.0 for option in SMALL[name] if "drop" in option or "depth" in option}
+    model = models.build(name, num_classes=3, **(SMALL[name] | rates))
+    call = lambda v: model.apply(v, images(), train=True, mutable=["batch_stats"])
+    assert jax.eval_shape(call, small(name).variables)[0].shape == (3, 3)
+
+
+def test_stochastic_depth_keeps_the_expectation_and_drops_whole_examples():
+    count, rate = 20_000, 0.25
+    weights = jnp.array([[1.0, 2.0], [-3.0, 0.5]])
+    x = jnp.tile(jnp.array([[0.7, -0.4]]), (count, 1))
+    layer = StochasticDepth(rate)
+    net = jax.jit(
+        lambda x, train: x + layer.apply({}, x @ weights, train=train, rngs={"dropout": KEY}), static_argnums=1
+    )
+    deterministic, noisy = net(x, False), net(x, True)
+    np.testing.assert_array_equal(deterministic, x + x @ weights)
+    branch = np.asarray((noisy - x) / (x @ weights))
+    np.testing.assert_allclose(branch[:, 0], branch[:, 1], atol=1e-5)  # one draw for the whole example
+    np.testing.assert_allclose(np.unique(branch.round(3)), [0, 1.333])
+    error = 5 * np.abs(x[0] @ weights) * np.sqrt(rate / (1 - rate) / count)  # five standard errors
+    assert np.all(np.abs(noisy.mean(0) - deterministic[0]) < error)
+
+
+def test_stochastic_depth_of_zero_is_the_identity():
+    x = images()
+    np.testing.assert_array_equal(StochasticDepth(0.0).apply({}, x, train=True), x)
+
+
+def test_stochastic_depth_grows_linearly_over_the_blocks():
+    rates = []
+
+    def record(call, args, kwargs, context):
+        if isinstance(context.module, StochasticDepth):
+            rates.append(context.module.rate)
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        shapes(models.build("resnet20", num_classes=2, stochastic_depth=0.9), (8, 8, 1))
+    np.testing.assert_allclose(rates, np.arange(1, 10) / 10)
+
+
+def test_zero_init_makes_every_block_start_as_the_identity():
+    net = small("resnet8", zero_init_residual=True)
+    scales = traverse_util.flatten_dict(net.variables["params"], sep="/")
+    zero = {path for path, scale in scales.items() if path.endswith("scale") and not np.any(scale)}
+    assert zero == {f"backbone/stage{i}/block1/norm2/scale" for i in (1, 2, 3)}
+    (_, levels), _ = net.evaluate(net.variables, images())
+    np.testing.assert_array_equal(levels["stage1"], levels["stem"])
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_bfloat16_computes_in_bfloat16_between_float32_ends(name):
+    exact, half = small(name), small(name, dtype=jnp.bfloat16)
+    assert {leaf.dtype for leaf in jax.tree.leaves(half.variables)} == {jnp.dtype("float32")}
+    (logits, levels), mutated = half.evaluate(exact.variables, images())
+    assert logits.dtype == jnp.float32
+    assert {level.dtype for level in levels.values()} == {jnp.dtype("bfloat16")}
+    np.testing.assert_allclose(logits, exact.evaluate(exact.variables, images())[0][0], atol=0.05)
+    logits, mutated = jax.eval_shape(half.train, half.variables, KEY, images())
+    assert {leaf.dtype for leaf in jax.tree.leaves((logits, mutated))} == {jnp.dtype("float32")}
+
+
+def test_max_pool_is_linens_and_its_gradient_too():
+    x = images(2, 7, 3)  # odd: the last row and column are left out
+    pooled = lambda pool: jax.value_and_grad(lambda x: jnp.sum(jnp.sin(pool(x))))(x)
+    found, expected = pooled(max_pool_2x2), pooled(lambda x: nn.max_pool(x, (2, 2), (2, 2)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("resnet21", {}, r"model 'resnet21' is unknown \(did you mean 'resnet20'\?\).*mlp, cnn, resnet8"),
+        ("mlp", {"dropuot": 0.1}, r"has no option 'dropuot' \(did you mean 'dropout'\?\).*widths, dropout, input_drop"),
+        ("mlp", {"stochastic_depth": 0.1}, "has no option 'stochastic_depth'"),
+        ("mlp", {"num_classes": 1}, r"num_classes=1: give a whole number >= 2"),
+        ("mlp", {"num_classes": 10.0}, r"num_classes=10.0"),
+        ("mlp", {"dropout": 1.0}, r"dropout=1.0: give a number in \[0, 1\)"),
+        ("mlp", {"input_dropout": "half"}, "input_dropout='half'"),
+        ("cnn", {"dropout": float("nan")}, "dropout=nan"),
+        ("resnet8", {"stochastic_depth": -0.1}, "stochastic_depth=-0.1"),
+        ("mlp", {"widths": ()}, r"widths=\(\): give a non-empty tuple"),
+        ("mlp", {"widths": 800}, "widths=800: give a non-empty tuple"),
+        ("cnn", {"widths": (32, 0)}, r"widths\[1\]=0"),
+        ("cnn", {"dense": -1}, "dense=-1"),
+        ("cnn", {"norm": "bacth"}, r"norm='bacth': use one of 'none', 'batch' \(did you mean 'batch'\?\)"),
+        ("resnet8", {"width": 0}, "width=0"),
+        ("resnet8", {"zero_init_residual": "no"}, "zero_init_residual='no'"),
+        ("mlp", {"dtype": "floaty"}, "dtype='floaty'"),
+        ("mlp", {"dtype": jnp.int32}, "dtype='int32'"),
+    ],
+)
+def test_bad_values_are_named(name, options, message):
+    with pytest.raises(UserError, match=message):
+        models.build(name, **({"num_classes": 3} | options))
+
+
+def test_bad_images_are_named():
+    cnn = models.build("cnn", num_classes=3, widths=(4, 4, 4, 4))
+    with pytest.raises(UserError, match=r"images of 8x8 are too small for widths=\(4, 4, 4, 4\)"):
+        shapes(cnn, (8, 8, 1))
+    mlp = models.build("mlp", num_classes=3)
+    with pytest.raises(UserError, match=r"images are uint8 \[3, 8, 8, 1\]: give normalized floats"):
+        mlp.init(KEY, jnp.zeros((3, 8, 8, 1), jnp.uint8), train=False)
+    with pytest.raises(UserError, match=r"images are float32 \[3, 64\]"):
+        mlp.init(KEY, jnp.zeros((3, 64)), train=False)

@@ -1,0 +1,155 @@
+"""Rules, groups and freezing: what moves, by how much, and which mistakes are refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import traverse_util
+
+from tlx import optim
+from tlx.errors import UserError
+
+PARAMS = {
+    "backbone": {
+        "stem": {"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)},
+        "stage1": {"kernel": jnp.ones((3, 3))},
+    },
+    "head": {"kernel": jnp.ones((3, 4)), "bias": jnp.zeros(4)},
+}
+SGD = {"optimizer": "sgd", "momentum": 0.0, "schedule": "constant"}
+BOTH = ((r"backbone/.*", "body"), (r"head/.*", "head"))
+
+
+def make(rules=BOTH, groups=None, **kwargs):
+    groups = groups if groups is not None else {"body": SGD | {"learning_rate": 0.1}, "head": SGD}
+    return optim.make_optimizer(PARAMS, rules=rules, groups=groups, total_steps=10, **kwargs)
+
+
+def updates(tx, grads, params=PARAMS):
+    return jax.jit(tx.update)(grads, tx.init(params), params)[0]
+
+
+def test_update_ratio_is_the_learning_rate_ratio():
+    tx = make(groups={"body": SGD | {"learning_rate": 0.01}, "head": SGD | {"learning_rate": 0.5}}).tx
+    got = updates(tx, jax.tree.map(jnp.ones_like, PARAMS))
+    np.testing.assert_allclose(got["backbone"]["stem"]["kernel"], -0.01, rtol=1e-6)
+    np.testing.assert_allclose(got["head"]["kernel"], -0.5, rtol=1e-6)
+
+
+def test_first_matching_rule_decides():
+    rules = ((r"backbone/stem/.*", "frozen"), (r"backbone/.*", "body"), (r".*", "head"))
+    labels = traverse_util.flatten_dict(make(rules).labels, sep="/")
+    assert labels == {
+        "backbone/stem/kernel": "frozen",
+        "backbone/stem/bias": "frozen",
+        "backbone/stage1/kernel": "body",
+        "head/kernel": "head",
+        "head/bias": "head",
+    }
+
+
+def test_frozen_group_has_no_state_and_zero_updates():
+    adam = {"head": {"optimizer": "adam", "weight_decay": 0.1, "clip": 1.0}}
+    made = make(rules=((r"backbone/.*", "frozen"), (r"head/.*", "head")), groups=adam)
+    sizes = [leaf.size for leaf in jax.tree.leaves(made.tx.init(PARAMS))]
+    assert sum(sizes) == 2 * (12 + 4) + 2  # Adam's two moments of the head, and two step counters
+    got = updates(made.tx, jax.tree.map(lambda p: 1e6 * jnp.ones_like(p), PARAMS))
+    for leaf in jax.tree.leaves(got["backbone"]):
+        np.testing.assert_array_equal(leaf, 0)
+
+
+def test_clip_does_not_see_other_groups():
+    groups = {"body": SGD | {"learning_rate": 1.0}, "head": SGD | {"learning_rate": 1.0, "clip": 2.0}}
+    grads = {"backbone": jax.tree.map(lambda p: 1e3 * jnp.ones_like(p), PARAMS["backbone"])}
+    grads["head"] = jax.tree.map(jnp.ones_like, PARAMS["head"])
+    got = updates(make(groups=groups).tx, grads)
+    np.testing.assert_allclose(optax.global_norm(got["head"]), 2.0, rtol=1e-5)  # its own norm was sqrt(16) = 4
+
+
+def test_decay_is_decoupled_and_on_kernels_only():
+    groups = {"body": SGD, "head": SGD | {"learning_rate": 0.5, "weight_decay": 0.1}}
+    params = PARAMS | {"head": {"kernel": 2 * jnp.ones((3, 4)), "bias": jnp.ones(4)}}
+    got = updates(make(groups=groups).tx, jax.tree.map(jnp.zeros_like, params), params)
+    np.testing.assert_allclose(got["head"]["kernel"], -0.5 * 0.1 * 2, rtol=1e-6)
+    np.testing.assert_array_equal(got["head"]["bias"], 0)
+
+
+def test_max_norm_bounds_each_units_incoming_weights():
+    groups = {"body": SGD, "head": SGD | {"learning_rate": 1.0, "max_norm": 1.5}}
+    grads = jax.tree.map(jnp.zeros_like, PARAMS)
+    grads["head"]["kernel"] = grads["head"]["kernel"].at[:, 0].set(-9.0).at[:, 1].set(0.9)
+    new = optax.apply_updates(PARAMS, updates(make(groups=groups).tx, grads))["head"]["kernel"]
+    norms = jnp.linalg.norm(new, axis=0)
+    np.testing.assert_allclose(norms[0], 1.5, rtol=1e-6)  # 10 each -> norm 17, brought to the limit
+    np.testing.assert_allclose(new[:, 1], 0.1, rtol=1e-5)  # within it: left alone
+    np.testing.assert_allclose(norms[2:], 1.5, rtol=1e-6)  # no gradient, but sqrt(3) was over the limit
+
+
+def test_layer_decay_multiplies_level_by_level():
+    groups = {"all": SGD | {"learning_rate": 1.0, "layer_decay": 0.5}}
+    made = make(rules=((".*", "all"),), groups=groups, levels=("stem", "stage1"))
+    got = updates(made.tx, jax.tree.map(jnp.ones_like, PARAMS))
+    np.testing.assert_allclose(got["head"]["kernel"], -1.0)
+    np.testing.assert_allclose(got["backbone"]["stage1"]["kernel"], -0.5)
+    np.testing.assert_allclose(got["backbone"]["stem"]["kernel"], -0.25)
+    rates = {row["group"]: row["learning_rate"] for row in optim.group_table(PARAMS, made)}
+    assert rates == {"all@stem": 0.25, "all@stage1": 0.5, "all@head": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [("constant", [0, 0.5, 1, 1, 1]), ("linear", [0, 0.5, 1, 0.5, 0]), ("cosine", [0, 0.5, 1, 0.5, 0])],
+)
+def test_schedules(schedule, expected):
+    group = optim.GROUP_DEFAULTS | {"learning_rate": 1.0, "schedule": schedule, "warmup": 0.2}
+    rate = optim.make_schedule(group, 20)
+    np.testing.assert_allclose([rate(step) for step in (0, 2, 4, 12, 20)], expected, atol=1e-6)
+
+
+def test_group_table_counts():
+    rows = optim.group_table(PARAMS, make(rules=((r"backbone/.*", "frozen"), (".*", "head")), groups={"head": SGD}))
+    assert [(r["group"], r["tensors"], r["parameters"]) for r in rows] == [("frozen", 3, 18), ("head", 2, 16)]
+
+
+def test_stop_frozen_leaves_the_backward_pass_out():
+    """Of the two matrix products' four possible gradient products, only the trainable one's is traced."""
+    loss = lambda p, x, frozen: (x @ optim.stop_frozen(p, frozen)["a"] @ optim.stop_frozen(p, frozen)["b"]).sum()
+    params, x = {"a": jnp.ones((2, 3)), "b": jnp.ones((3, 4))}, jnp.ones((5, 2))
+    count = lambda frozen: str(jax.make_jaxpr(jax.grad(lambda p: loss(p, x, frozen)))(params)).count("dot_general")
+    assert count({"a": True, "b": False}) == count(None) - 2
+
+
+def test_frozen_norms_follow_their_parameters():
+    params = {
+        "backbone": {"norm1": {"scale": jnp.ones(2)}, "norm2": {"scale": jnp.ones(2)}, "norm3": {}},
+        "head": {"k": jnp.ones(2)},
+    }
+    stats = {"backbone": {name: {"mean": jnp.ones(2), "var": jnp.ones(2)} for name in ("norm1", "norm2", "norm3")}}
+    rules = ((r"backbone/norm[13]/.*", "frozen"), (".*", "rest"))
+    made = optim.make_optimizer(params, rules=rules, groups={"rest": SGD}, total_steps=1, batch_stats=stats)
+    assert made.frozen_norms == {"backbone/norm1", "backbone/norm3"}
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"rules": ((r"backbone/.*", "body"),)}, "no rule matches the parameter 'head/"),
+        ({"rules": ((r"trunk/.*", "body"), *BOTH)}, r"'trunk/\.\*', 'body'\) decides nothing: it matches no parameter"),
+        ({"rules": (*BOTH, (r"head/kernel", "body"))}, "decides nothing: every parameter it matches was taken"),
+        ({"rules": ((r"backbone/.*", "boddy"), (".*", "head"))}, "did you mean 'body'"),
+        ({"rules": ((r"backbone/(", "body"), (".*", "head"))}, "not a regular expression"),
+        ({"rules": ((".*", "head"),)}, "group 'body' is used by no rule"),
+        ({"rules": ((".*", "frozen"),), "groups": {}}, "every parameter is frozen"),
+        ({"groups": {"body": {"lr": 1}, "head": {}}}, "unknown option 'lr'"),
+        ({"groups": {"body": {"learning_rat": 1}, "head": {}}}, "did you mean 'learning_rate'"),
+        ({"groups": {"body": {"learning_rate": -1}, "head": {}}}, "learning_rate is -1"),
+        ({"groups": {"body": {"learning_rate": 0}, "head": {}}}, "group 'frozen' instead"),
+        ({"groups": {"body": {"optimizer": "adamm"}, "head": {}}}, "optimizer is 'adamm'"),
+        ({"groups": {"body": {"warmup": 2.0}, "head": {}}}, "warmup is 2.0"),
+        ({"groups": {"body": {"layer_decay": 0.5}, "head": {}}}, "none of the model's levels"),
+    ],
+)
+def test_mistakes_are_named(kwargs, message):
+    with pytest.raises(UserError, match=message):
+        make(**kwargs)

@@ -1,0 +1,88 @@
+"""The run's folder: one writer, one config, nothing deleted that is not the run's."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tlx import workdir as workdir_lib
+from tlx.errors import UserError
+
+CONFIG = {"seed": 0, "data": {"classes": (1, 2)}}
+
+
+def test_begin_and_go_on(tmp_path):
+    with workdir_lib.open_workdir(tmp_path / "a" / "run", CONFIG) as folder:
+        assert json.loads((folder / "config.json").read_text()) == {"seed": 0, "data": {"classes": [1, 2]}}
+        assert not workdir_lib.is_finished(folder)
+    with workdir_lib.open_workdir(tmp_path / "a" / "run", CONFIG):
+        pass
+
+
+def test_another_config_is_refused(tmp_path):
+    with workdir_lib.open_workdir(tmp_path, CONFIG):
+        pass
+    with pytest.raises(UserError, match=r"config.data.classes = \[1, 2\], this config has \[1, 3\]"):
+        with workdir_lib.open_workdir(tmp_path, CONFIG | {"data": {"classes": (1, 3)}}):
+            pass
+
+
+def test_a_file_and_an_unwritable_folder(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="is a file"), workdir_lib.open_workdir(tmp_path / "file", CONFIG):
+        pass
+    with pytest.raises(UserError, match="is not writable"), workdir_lib.open_workdir("/proc/nowhere/run", CONFIG):
+        pass
+
+
+def test_a_second_process_is_refused(tmp_path):
+    code = (
+        "import sys; from tlx.workdir import open_workdir\n"
+        f"with open_workdir({str(tmp_path)!r}, {{'seed': 0}}):\n    print('in', flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "in\n"
+        with pytest.raises(UserError, match="in use by another process"):
+            with workdir_lib.open_workdir(tmp_path, {"seed": 0}):
+                pass
+    finally:
+        process.kill()
+        process.wait()
+    with workdir_lib.open_workdir(tmp_path, {"seed": 0}):
+        pass  # the lock died with its holder
+
+
+def test_overwrite_removes_the_run_and_nothing_else(tmp_path):
+    with workdir_lib.open_workdir(tmp_path, CONFIG) as folder:
+        (folder / "result.json").write_text("{}")
+        (folder / "checkpoints" / "1").mkdir(parents=True)
+        (folder / "notes.txt").write_text("mine")
+    with workdir_lib.open_workdir(tmp_path, {"seed": 1}, overwrite=True) as folder:
+        assert sorted(os.listdir(folder)) == [".lock", "config.json", "notes.txt"]
+
+
+def test_overwrite_leaves_a_folder_alone_that_is_no_run(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="holds checkpoints but no config.json"):
+        with workdir_lib.open_workdir(tmp_path, CONFIG, overwrite=True):
+            pass
+    assert (tmp_path / "checkpoints").exists()
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "x.json"
+    workdir_lib.write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        workdir_lib.write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1} and os.listdir(tmp_path) == ["x.json"]
+
+
+def test_broken_json_is_named(tmp_path):
+    (tmp_path / "x.json").write_text('{"a":')
+    with pytest.raises(UserError, match=r"x.json is not valid JSON"):
+        workdir_lib.read_json(tmp_path / "x.json")
+    with pytest.raises(UserError, match="missing"):
+        workdir_lib.read_json(tmp_path / "y.json")

@@ -1,0 +1,161 @@
+"""Checkpoints of a phase, by orbax: saved whole or not at all, restored into a known shape, the best one kept.
+
+"Resume my run" is this module. "Start from pre-trained weights" is `tlx.pretrained`, another thing with other rules:
+here a checkpoint that does not fit exactly is an error.
+"""
+
+import logging
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from tlx.errors import UserError
+
+PyTree = Any
+ACCURACY, LOSS = "validation/accuracy", "validation/loss"
+
+# orbax reports every save at INFO and its own housekeeping at WARNING; what a user must know is raised or printed here.
+logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def _score(metrics: dict[str, float]) -> tuple[float, float, int]:
+    """Higher is better: validation accuracy; among equals the lower validation loss, then the earlier step."""
+    return metrics[ACCURACY], -metrics[LOSS], -metrics["step"]
+
+
+class Checkpoints:
+    """The checkpoints of one phase, in `<folder>/<step>/`: the newest few, and the best on validation.
+
+    Each holds the whole TrainState, and as JSON the `meta` that the loop needs to go on (phase, round, position in the
+    data, sums of the interval under way).
+    """
+
+    def __init__(self, folder: pathlib.Path, *, keep: int = 2):
+        policy = checkpoint_managers
+        self.folder = folder.absolute()
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            item_handlers={"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
+            options=ocp.CheckpointManagerOptions(
+                best_fn=_score,
+                preservation_policy=policy.AnyPreservationPolicy(
+                    [policy.LatestN(keep), policy.BestN(get_metric_fn=_score, n=1)]
+                ),
+                enable_async_checkpointing=False,
+            ),
+        )
+
+    def save(self, step: int, state: PyTree, meta: dict[str, Any], metrics: dict[str, float] | None) -> None:
+        """Saves; `metrics` None (the run was asked to stop between evaluations) is never the best."""
+        if step in self._manager.all_steps():
+            return  # a preemption right after an evaluation: the same state is there
+        metrics = metrics or {ACCURACY: -1.0, LOSS: 0.0}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)),
+            metrics={ACCURACY: metrics[ACCURACY], LOSS: metrics[LOSS], "step": step},
+        )
+
+    def restore_latest(self, like: PyTree) -> tuple[int, PyTree, dict[str, Any], list[str]]:
+        """Restores the newest checkpoint that can be read.
+
+        Args:
+          like: a state of the same structure, shapes, dtypes and shardings; its values are not read.
+
+        Returns:
+          (step, state, meta, said): step 0 and `like` itself where there is none; `said` has a line for each newer
+          checkpoint that was damaged and skipped.
+
+        Raises:
+          UserError: a checkpoint of another model (names the first difference), or all are damaged.
+        """
+        steps, said = sorted(self._manager.all_steps(), reverse=True), []
+        for step in steps:
+            try:
+                return step, *self._restore(step, like), said
+            except UserError:
+                raise
+            except Exception as e:  # orbax, tensorstore and json each have errors of their own for a damaged file
+                said.append(f"checkpoint {self.folder / str(step)} is damaged ({_first_line(e)}): skipped")
+        if steps:
+            raise UserError(f"{said[0]}; none of the {len(steps)} in {self.folder} can be read: start with --overwrite")
+        return 0, like, {}, said
+
+    def restore_best(self, like: PyTree) -> tuple[int, PyTree]:
+        """The checkpoint with the highest validation accuracy; among equals the lowest loss, then the earliest."""
+        step = self.best_step
+        try:
+            return step, self._restore(step, like)[0]
+        except UserError:
+            raise
+        except Exception as e:
+            raise UserError(f"checkpoint {self.folder / str(step)} is damaged ({_first_line(e)})") from None
+
+    @property
+    def best_step(self) -> int:
+        steps = self._manager.all_steps()
+        if not steps:
+            raise UserError(f"no checkpoint in {self.folder}: did the run get as far as its first evaluation?")
+        return max(steps, key=lambda step: _score(self._manager.metrics(step)))
+
+    @property
+    def latest_step(self) -> int | None:
+        return self._manager.latest_step()
+
+    def drop_after(self, step: int) -> None:
+        """Deletes what is newer than `step`: damaged, and about to be made again."""
+        for later in [s for s in self._manager.all_steps() if s > step]:
+            self._manager.delete(later)
+
+    def close(self) -> None:
+        self._manager.close()
+
+    def _restore(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
+        check_same_tree(self._manager.item_metadata(step).state, like, where=str(self.folder / str(step)))
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        restored = self._manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
+        )
+        return restored.state, restored.meta
+
+
+def restore_variables(folder: pathlib.Path, step: int) -> PyTree:
+    """The weights to predict with from a checkpoint, as they were saved: {"params", "batch_stats"} of numpy arrays."""
+    path = folder.absolute() / str(step) / "state"
+    if not path.is_dir():
+        raise UserError(f"no checkpoint at {path}: is {folder} complete?")
+    try:
+        with ocp.PyTreeCheckpointer() as reader:
+            saved = reader.metadata(path).item_metadata.tree
+            # As numpy: the devices that wrote it need not be here.
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+            tree = reader.restore(path, restore_args=as_numpy)
+    except Exception as e:
+        raise UserError(f"checkpoint {path.parent} is damaged ({_first_line(e)})") from None
+    params = tree.get("ema_params") or tree["params"]
+    return {"params": params, "batch_stats": tree.get("batch_stats") or {}}
+
+
+def check_same_tree(saved: PyTree, like: PyTree, *, where: str) -> None:
+    """Raises UserError with the first name or shape in which a saved tree differs from the expected one."""
+    shapes = lambda tree: {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if hasattr(leaf, "shape")
+    }
+    found, wanted = shapes(saved), shapes(like)
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            says = lambda shape: "absent" if shape is None else f"of shape {list(shape)}"
+            raise UserError(
+                f"checkpoint {where} is of another model or optimiser: {name} is {says(found.get(name))} there and "
+                f"{says(wanted.get(name))} here"
+            )
+
+
+def _first_line(e: Exception) -> str:
+    return (str(e).strip() or type(e).__name__).splitlines()[0][:160]

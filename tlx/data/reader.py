@@ -1,0 +1,117 @@
+"""From arrays to batches: seeded, resumable at any step, each host reading its own part, evaluation exact.
+
+A batch is a pure function of (seed, step): there is no iterator whose state could be lost, and "the position in the
+data" that a checkpoint holds is the step. grain's `MapDataset` has the same property, but builds a batch by one Python
+call an example: 4.7 ms for 128 indices on the machine where a digits step takes about as long (measured), where a
+permutation a pass costs nothing.
+"""
+
+import concurrent.futures
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from tlx.data.source import Examples
+from tlx.errors import UserError
+from tlx.parallel import AXIS, replicate, shard_batch
+
+Batch = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """An endless, seeded walk over some examples: pass after pass, each in a new order, without a gap between them.
+
+    Attributes:
+      index: the examples, indices into the arrays.
+      size: how many of them each batch takes.
+      seed: any integers; the order is a function of them and of the number of the pass.
+    """
+
+    index: np.ndarray
+    size: int
+    seed: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.index) == 0:
+            raise UserError(f"a stream of {self.size} examples a batch has no examples to draw from")
+
+    def at(self, step: int) -> np.ndarray:
+        """The indices of batch `step`, [size]."""
+        count = len(self.index)
+        start, end = step * self.size, (step + 1) * self.size
+        parts = []
+        for number in range(start // count, (end - 1) // count + 1):
+            order = np.random.default_rng((*self.seed, number)).permutation(count)
+            first = number * count
+            parts.append(order[max(start - first, 0) : min(end - first, count)])
+        return self.index[np.concatenate(parts)]
+
+
+class Store:
+    """Arrays [N, ...] that share their first axis, and the gathering of their rows into batches on the devices.
+
+    A small set lives on the devices, whole on each, and a batch costs the transfer of its indices. A larger one stays
+    where it is (memory, or array_record files), and rows are read on the host.
+    """
+
+    def __init__(self, examples: Examples, *, mesh: Mesh, mode: str, device_bytes: int = 2**28, **columns: np.ndarray):
+        """`columns` are further arrays [N, ...]: weights, teacher logits; a batch has all of them beside the image."""
+        self._mesh, self._mode = mesh, mode
+        self._columns: dict[str, Any] = {"image": examples.images, "label": examples.labels, **columns}
+        images = examples.images
+        self._on_device = isinstance(images, np.ndarray) and images.nbytes <= device_bytes
+        if self._on_device:
+            self._columns = replicate(self._columns, mesh)
+            self._gather = _make_gather(mesh, mode)
+
+    def batch(self, index: np.ndarray, weight: np.ndarray | None = None) -> Batch:
+        """Rows `index` [B] of the global batch as a sharded batch; `weight` [B] overrides the column of that name.
+
+        Every host calls this with the same arguments and reads only its own rows.
+        """
+        slot = np.arange(len(index), dtype=np.int32)
+        part = np.array_split(slot, jax.process_count())[jax.process_index()]
+        extra = {"slot": slot[part]} | ({} if weight is None else {"weight": weight[part].astype(np.float32)})
+        local = index[part].astype(np.int32)
+        if self._on_device:
+            sharded = shard_batch({"index": local, **extra}, self._mode, self._mesh)
+            return self._gather(self._columns, sharded.pop("index")) | sharded
+        rows = {name: column[local] for name, column in self._columns.items()}
+        return shard_batch(rows | extra, self._mode, self._mesh)
+
+
+def train_batches(store: Store, streams: Sequence[Stream], *, start: int, steps: int) -> Iterator[Batch]:
+    """Batches `start`..`steps`-1, each drawn from all streams, read one ahead of the step that uses it."""
+    at = lambda step: store.batch(np.concatenate([stream.at(step) for stream in streams]))
+    with concurrent.futures.ThreadPoolExecutor(1) as reader:
+        pending = None
+        for step in range(start, steps):
+            batch = pending.result() if pending else at(step)
+            pending = reader.submit(at, step + 1) if step + 1 < steps else None
+            yield batch
+
+
+def eval_batches(store: Store, index: np.ndarray, size: int) -> Iterator[Batch]:
+    """Each example of `index` once and in order, in batches of one shape; padding has weight 0."""
+    for start in range(0, len(index), size):
+        rows = index[start : start + size]
+        padding = size - len(rows)
+        weight = np.concatenate([np.ones(len(rows)), np.zeros(padding)])
+        yield store.batch(np.concatenate([rows, np.repeat(rows[:1], padding)]), weight)
+
+
+def _make_gather(mesh: Mesh, mode: str) -> Any:
+    """One compiled lookup. Under "pmap" the indices come as [devices, B / devices], and so do the rows."""
+    sharding = NamedSharding(mesh, P(AXIS))
+
+    def gather(columns: Mapping[str, jax.Array], index: jax.Array) -> Batch:
+        return {name: jnp.take(column, index, axis=0) for name, column in columns.items()}
+
+    return jax.jit(gather, out_shardings=sharding)

@@ -1,0 +1,142 @@
+"""THE loop. Every recipe trains through `fit`; what differs between methods is the step and the batches.
+
+At each step, in this order: stop if asked to; take the batch; step; then, every `eval_every` steps and after the last:
+check that the loss is finite, evaluate, write, checkpoint. So whatever is on disk was finite, and was evaluated.
+"""
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+
+from tlx import metrics as metrics_lib
+from tlx import progress
+from tlx.checkpoint import Checkpoints
+from tlx.errors import UserError
+from tlx.preemption import Preempted, Preemption
+from tlx.state import TrainState
+
+
+@dataclasses.dataclass
+class Clock:
+    """Seconds spent, by kind, over the whole life of a phase: kept in its checkpoints, so a resumed run adds on."""
+
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def add(self, kind: str, since: float) -> None:
+        """Adds the time since `since`, a reading of `time.perf_counter`."""
+        self.seconds[kind] = self.seconds.get(kind, 0.0) + time.perf_counter() - since
+
+    @contextlib.contextmanager
+    def measure(self, kind: str) -> Iterator[None]:
+        since = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(kind, since)
+
+
+def fit(
+    *,
+    phase: str,
+    state: TrainState,
+    step: Callable,
+    batches: Callable[[int], Iterator[Mapping[str, jax.Array]]],
+    rng: jax.Array,
+    steps: int,
+    eval_every: int,
+    evaluate: Callable[[TrainState], dict[str, float]],
+    checkpoints: Checkpoints,
+    writer: metrics_lib.MetricWriter,
+    preemption: Preemption,
+    schedules: Mapping[str, Callable[[int], Any]] | None = None,
+    meta: Mapping[str, Any] | None = None,
+    clock: Clock | None = None,
+) -> TrainState:
+    """Trains `state` for `steps` steps, from wherever its checkpoints say it got to.
+
+    Args:
+      phase: the name under which metrics are written and progress is shown.
+      state: the state before step 0; also the shape of what is restored. Donated: do not use it afterwards.
+      step: `(state, batch, rng) -> (state, metrics)`, compiled, donating its state.
+      batches: start -> iterator over the batches from that step on.
+      rng: the root key of the phase.
+      eval_every: steps between evaluations, each followed by a checkpoint.
+      evaluate: state -> {"validation/accuracy", "validation/loss", ...}; any other figures are written along.
+      schedules: group -> step -> learning rate, written with the metrics.
+      meta: kept in every checkpoint beside the step: the round, and what the data's order is made of.
+      clock: told the seconds spent in "train" and "evaluate".
+
+    Returns:
+      The state after the last step. The best one is `checkpoints.restore_best`.
+
+    Raises:
+      UserError: a loss or gradient that is not finite; a checkpoint that does not fit.
+      Preempted: stopped as asked, after a checkpoint.
+    """
+    clock = clock or Clock()
+    start, state, saved, damaged = checkpoints.restore_latest(state)
+    for line in damaged:
+        progress.say(f"[yellow]{line}[/yellow]")
+    if start:
+        checkpoints.drop_after(start)
+        sums = {name: tuple(pair) for name, pair in saved["sums"].items()}
+        clock.seconds = dict(saved["seconds"])
+        progress.say(f"{phase}: resumed at step {start:,} of {steps:,}")
+    else:
+        sums = {}
+    writer.rewind(phase, start)
+
+    def save(at: int, sums: metrics_lib.Sums, values: dict[str, float] | None) -> None:
+        record = {"phase": phase, "step": at, "sums": sums, "seconds": clock.seconds, **(meta or {})}
+        checkpoints.save(at, state, record, values)
+
+    history: list[Any] = []  # the device's metrics since the last evaluation, not yet fetched
+    since = time.perf_counter()
+    with progress.bar(phase, total=steps, start=start) as bar:
+        for number, batch in enumerate(batches(start), start + 1):
+            if preemption.requested:
+                sums = _collect(sums, history, number - 1, checkpoints)
+                clock.add("train", since)
+                save(number - 1, sums, None)
+                raise Preempted
+            state, metrics = step(state, batch, rng)
+            history.append(metrics)
+            if len(history) > 2:
+                # Wait for the step before last: the device always has work, the queue of dispatched steps stays short.
+                jax.block_until_ready(history[-3])
+                if bar.due():
+                    bar.update(number, metrics_lib.means(metrics_lib.add({}, history[-3:-2])))
+            if number % eval_every and number != steps:
+                continue
+
+            values = metrics_lib.means(_collect(sums, history, number, checkpoints), "train/")
+            sums, history = {}, []
+            clock.add("train", since)
+            since = time.perf_counter()
+            values |= evaluate(state)
+            clock.add("evaluate", since)
+            since = time.perf_counter()
+            values |= {f"learning_rate/{name}": float(rate(number - 1)) for name, rate in (schedules or {}).items()}
+            writer.write(phase, number, values)
+            save(number, sums, values)
+    return state
+
+
+def _collect(sums: metrics_lib.Sums, history: list[Any], last: int, checkpoints: Checkpoints) -> metrics_lib.Sums:
+    """Fetches the metrics of the steps up to `last`, and stops the run at the first that is not finite."""
+    for number, metrics in enumerate(jax.device_get(history), last - len(history) + 1):
+        for name in ("loss", "grad_norm"):
+            value = float(metrics[name][0])
+            if not math.isfinite(value):
+                good = checkpoints.latest_step
+                raise UserError(
+                    f"{name} is {value} at step {number}: lower the learning rate, or set clip; the last good "
+                    f"checkpoint is {checkpoints.folder / str(good) if good is not None else '(none yet)'}"
+                )
+        sums = metrics_lib.add(sums, [metrics])
+    return sums

@@ -1,0 +1,85 @@
+"""Networks, all of one shape: a backbone that names its levels, and a head.
+
+model = models.build("cnn", num_classes=10, dropout=0.5)
+variables = model.init(key, images, train=False)
+logits, levels = model.apply(variables, images, train=False, features=True)
+"""
+
+import functools
+import inspect
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tlx.errors import UserError
+from tlx.models.apply import make_apply
+from tlx.models.classifier import Classifier
+from tlx.models.cnn import cnn
+from tlx.models.mlp import mlp
+from tlx.models.options import check_count, did_you_mean
+from tlx.models.resnet import ARCHITECTURES, resnet
+
+__all__ = ["MODELS", "Classifier", "build", "levels", "make_apply", "parameter_count"]
+
+# A constructor's keyword-only arguments, beyond these two, are the model's options.
+_GIVEN_BY_BUILD = ("dtype", "axis_name")
+
+MODELS = {"mlp": mlp, "cnn": cnn} | {name: functools.partial(resnet, name) for name in ARCHITECTURES}
+
+
+def build(
+    name: str, *, num_classes: int, dtype: Any = jnp.float32, axis_name: str | None = None, **options: Any
+) -> Classifier:
+    """Builds a classifier, without parameters yet.
+
+    Args:
+      name: one of MODELS.
+      num_classes: K.
+      dtype: what the backbone computes in; parameters and logits are float32 whatever it is.
+      axis_name: the mesh axis over which BatchNorm's statistics are averaged. Under plain `jit` leave it None: there
+        the batch is whole.
+      **options: the keyword arguments of the backbone's constructor, such as `dropout`.
+
+    Raises:
+      UserError: an unknown name or option, or a value out of range.
+    """
+    if name not in MODELS:
+        raise UserError(f"model {name!r} is unknown{did_you_mean(name, MODELS)}; the models are {', '.join(MODELS)}")
+    constructor = MODELS[name]
+    known = [option for option in inspect.signature(constructor).parameters if option not in _GIVEN_BY_BUILD]
+    for option in options:
+        if option not in known:
+            raise UserError(
+                f"model {name!r} has no option {option!r}{did_you_mean(option, known)}; "
+                f"its options are {', '.join(known)}"
+            )
+    check_count("num_classes", num_classes, minimum=2)
+    try:
+        dtype = jnp.dtype(dtype)
+    except TypeError:
+        raise UserError(f"dtype={dtype!r}: not a dtype; use float32 or bfloat16") from None
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise UserError(f"dtype={dtype.name!r}: not a floating type; use float32 or bfloat16")
+    backbone = constructor(dtype=dtype, axis_name=axis_name, **options)
+    return Classifier(backbone=backbone, num_classes=num_classes, dtype=dtype)
+
+
+def levels(model: Classifier, image_shape: Sequence[int]) -> tuple[str, ...]:
+    """The names of the levels that can have parameters, from input to output: all but "pooled".
+
+    Args:
+      model: the classifier.
+      image_shape: (H, W, C).
+    """
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    run = functools.partial(model.init_with_output, train=False, features=True)
+    (_, activations), _ = jax.eval_shape(run, jax.random.key(0), images)
+    return tuple(name for name in activations if name != "pooled")
+
+
+def parameter_count(params: Any) -> int:
+    """The number of values in a pytree of arrays, or of their shapes."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -1,0 +1,86 @@
+"""A finished run as a network: its best checkpoint, its architecture, and the input that it expects."""
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from tlx import models
+from tlx.checkpoint import restore_variables
+from tlx.errors import UserError
+from tlx.workdir import read_json
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """A network to predict with, distil or adapt.
+
+    Attributes:
+      path: the run's folder.
+      model: called as `model.apply(variables, images, train=False)`.
+      variables: {"params", "batch_stats"}, the averaged weights where the run kept an average.
+      class_names: of the outputs, in order.
+      image_shape: (H, W, C) of the input.
+      mean, std: what each channel of the input, in [0, 1], is normalised with.
+      result: the run's `result.json`.
+    """
+
+    path: pathlib.Path
+    model: nn.Module
+    variables: PyTree
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    result: dict[str, Any]
+
+    def check_input(self, image_shape: tuple[int, ...]) -> None:
+        """Raises UserError unless images of this shape are what the network was trained on."""
+        if tuple(image_shape) != self.image_shape:
+            raise UserError(f"{self.path} expects images {list(self.image_shape)}, the data's are {list(image_shape)}")
+
+    def check_classes(self, class_names: tuple[str, ...]) -> None:
+        """Raises UserError unless the network's classes are these, in this order."""
+        if tuple(class_names) != self.class_names:
+            raise UserError(
+                f"{self.path} tells {', '.join(self.class_names)} apart, the data have {', '.join(class_names)}: "
+                "a teacher must have its student's classes"
+            )
+
+
+def load_run(path: str | os.PathLike) -> TrainedRun:
+    """Loads the network that a finished run ended with: the checkpoint that was best on validation.
+
+    Raises:
+      UserError: not a run's folder, an unfinished run, a missing or damaged checkpoint.
+    """
+    path = pathlib.Path(path).expanduser()
+    if not (path / "config.json").exists():
+        raise UserError(f"{path} is not the folder of a tlx run (no config.json): train one with `python -m tlx.main`")
+    if not (path / "result.json").exists():
+        raise UserError(f"{path} is unfinished (no result.json): run its command again, it goes on where it stopped")
+    result, task = read_json(path / "result.json"), read_json(path / "task.json")
+    selected = result["selected"]
+    model = models.build(
+        **_tuples(selected["model"]), num_classes=len(task["class_names"]), dtype=jnp.dtype(selected["dtype"])
+    )
+    return TrainedRun(
+        path=path,
+        model=model,
+        variables=restore_variables(path / "checkpoints" / selected["phase"], selected["step"]),
+        class_names=tuple(task["class_names"]),
+        image_shape=tuple(task["image_shape"]),
+        mean=tuple(task["mean"]),
+        std=tuple(task["std"]),
+        result=result,
+    )
+
+
+def _tuples(options: dict[str, Any]) -> dict[str, Any]:
+    """JSON has lists only; model options are hashed, so they must be tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}

@@ -1,0 +1,63 @@
+"""What a person sees while a run goes on: a bar for the phase under way, and one line for each thing that ended."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+
+import jax
+import rich.console
+import rich.progress
+import rich.table
+
+console = rich.console.Console(highlight=False)
+
+
+def say(line: object) -> None:
+    """Prints on host 0 only, above the bar if there is one."""
+    if jax.process_index() == 0:
+        console.print(line)
+
+
+class Bar:
+    """One phase's progress; redrawn five times a second at most, and only on a terminal."""
+
+    def __init__(self, progress: rich.progress.Progress | None, task: rich.progress.TaskID | None):
+        self._progress, self._task, self._drawn = progress, task, 0.0
+
+    def due(self) -> bool:
+        """Whether a redraw is due, so that metrics are fetched from the device only for a bar that shows them."""
+        return self._progress is not None and time.monotonic() - self._drawn > 0.2
+
+    def update(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._drawn = time.monotonic()
+        if self._progress is not None:
+            shown = "  ".join(f"{name} {metrics[name]:.3f}" for name in ("loss", "accuracy") if name in metrics)
+            self._progress.update(self._task, completed=step, metrics=shown)
+
+
+@contextlib.contextmanager
+def bar(phase: str, *, total: int, start: int) -> Iterator[Bar]:
+    """A bar from `start` to `total` steps, with loss, accuracy and the time left; gone when the phase is over."""
+    if not console.is_terminal or jax.process_index() != 0:
+        yield Bar(None, None)
+        return
+    columns = (
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TextColumn("{task.fields[metrics]}"),
+        rich.progress.TimeRemainingColumn(),
+    )
+    with rich.progress.Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(phase, total=total, completed=start, metrics="compiling")
+        yield Bar(progress, task)
+
+
+def table(title: str, rows: list[Mapping[str, object]]) -> rich.table.Table:
+    """Rows of the same keys as a table; numbers to the right."""
+    made = rich.table.Table(title=title, title_justify="left", title_style="bold")
+    for name, value in (rows[0] if rows else {}).items():
+        made.add_column(name.replace("_", " "), justify="right" if isinstance(value, int | float) else "left")
+    for row in rows:
+        made.add_row(*(f"{v:,}" if isinstance(v, int) and not isinstance(v, bool) else str(v) for v in row.values()))
+    return made

@@ -1,0 +1,254 @@
+"""A learner: an architecture, how it learns, and its compiled step; and what training it in a run gives."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from tlx import loop, metrics, models, optim, parallel, progress, steps
+from tlx import rng as rng_lib
+from tlx.checkpoint import Checkpoints
+from tlx.data import reader
+from tlx.data.view import make_view
+from tlx.errors import UserError
+from tlx.recipes.run import Run
+from tlx.state import TrainState
+from tlx.workdir import read_json, write_json
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A network that a phase ended with: the checkpoint that was best on validation.
+
+    `figures` has accuracy and loss on validation and test for it, and `..._last` for the last checkpoint; `correct` is
+    which validation images it classifies rightly, [V] bool, for paired tests.
+    """
+
+    phase: str
+    learner: "Learner"
+    variables: PyTree
+    step: int
+    figures: dict[str, float]
+    correct: np.ndarray
+    digest: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner:
+    """An architecture with its optimiser and its compiled step: everything about a phase but its data and seed.
+
+    Phases that share a learner share its compiled programs: a second student compiles nothing.
+    """
+
+    run: Run
+    options: dict[str, Any]
+    train: ConfigDict
+    model: Any
+    optimizer: optim.Optimizer
+    step: Callable
+    eval_step: Callable
+    parameters: int
+
+    def init(self, phase: str) -> PyTree:
+        """Fresh variables, from the stream of this phase's name."""
+        return _init(self.model, rng_lib.stream(rng_lib.stream(self.run.rng, phase), "init"), self.run)
+
+    def fit(
+        self,
+        phase: str,
+        *,
+        variables: PyTree,
+        store: reader.Store,
+        streams: Sequence[reader.Stream],
+        extra: tuple = (),
+        meta: Mapping[str, Any] | None = None,
+    ) -> Trained:
+        """Trains from `variables`, or goes on with the phase, or takes it from disk if it has ended.
+
+        Args:
+          phase: its name, in the folder and in the metrics.
+          store, streams: where the batches come from.
+          extra: arguments that the step takes between the state and the batch (a teacher).
+          meta: kept in its checkpoints.
+        """
+        run, mark = self.run, self.run.workdir / "phases" / f"{phase}.json"
+        run.preemption.check()
+        checkpoints = Checkpoints(run.workdir / "checkpoints" / phase)
+        like = TrainState.create(variables=variables, tx=self.optimizer.tx, ema=self.train.ema_decay > 0)
+        like = parallel.replicate(like, run.mesh)
+        shape = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
+        clock = loop.Clock()
+        if mark.exists():
+            record = read_json(mark)
+            clock.seconds = record["seconds"]
+        else:
+            record = self._fit(phase, like, shape, checkpoints, clock, store, streams, extra, dict(meta or {}))
+            write_json(mark, record)
+        for kind, seconds in clock.seconds.items():
+            run.clock.seconds[kind] = run.clock.seconds.get(kind, 0.0) + seconds
+        step, best = checkpoints.restore_best(shape)
+        checkpoints.close()
+        return Trained(
+            phase=phase,
+            learner=self,
+            variables=best.variables(),
+            step=step,
+            figures=record["figures"],
+            correct=np.asarray(record["correct"], bool),
+            digest=record["digest"],
+        )
+
+    def predict(self, variables: PyTree, store: reader.Store, index: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
+        """Exact accuracy and loss over `index` of the store, and the logits [len(index), K]."""
+        devices = self.run.mesh.devices.size
+        size = -(-min(self.run.config.eval_batch_size, len(index)) // devices) * devices
+        sums, logits = {}, []
+        for batch in reader.eval_batches(store, index, size):
+            new, rows = self.eval_step(variables, batch)
+            sums = metrics.add(sums, [new])
+            logits.append(np.asarray(rows))
+        return metrics.means(sums), np.concatenate(logits)[: len(index)]
+
+    def _fit(
+        self,
+        phase: str,
+        state: TrainState,
+        shape: TrainState,
+        checkpoints: Checkpoints,
+        clock: loop.Clock,
+        store: reader.Store,
+        streams: Sequence[reader.Stream],
+        extra: tuple,
+        meta: dict[str, Any],
+    ) -> dict[str, Any]:
+        run, train = self.run, self.train
+        validation = run.splits.validation
+        held_out = run.store(run.dataset.train)
+
+        def evaluate(state: TrainState) -> dict[str, float]:
+            values, _ = self.predict(state.variables(), held_out, validation)
+            return {f"validation/{name}": value for name, value in values.items()}
+
+        state = loop.fit(
+            phase=phase,
+            state=state,
+            step=lambda state, batch, rng: self.step(state, *extra, batch, rng),
+            batches=lambda start: reader.train_batches(store, streams, start=start, steps=train.steps),
+            rng=rng_lib.stream(run.rng, phase),
+            steps=train.steps,
+            eval_every=train.eval_every,
+            evaluate=evaluate,
+            checkpoints=checkpoints,
+            writer=run.writer,
+            preemption=run.preemption,
+            schedules=self.optimizer.schedules,
+            meta={"data_seeds": [list(stream.seed) for stream in streams], **meta},
+            clock=clock,
+        )
+        # The test set is read here, when everything that chooses has chosen.
+        test = run.store(run.dataset.test)
+        everything = np.arange(len(run.dataset.test))
+        step, best = checkpoints.restore_best(shape)
+        figures = {}
+        for suffix, variables in (("_last", state.variables()), ("", best.variables())):
+            on_test, _ = self.predict(variables, test, everything)
+            on_validation, logits = self.predict(variables, held_out, validation)
+            figures |= {f"validation_{name}{suffix}": value for name, value in on_validation.items()}
+            figures |= {f"test_{name}{suffix}": value for name, value in on_test.items()}
+        correct = np.argmax(logits, -1) == run.dataset.train.labels[validation]
+        return {
+            "phase": phase,
+            "step": step,
+            "figures": figures,
+            "correct": correct.astype(int),
+            "digest": digest(best.variables()),
+            "seconds": clock.seconds,
+        }
+
+
+def make_learner(
+    run: Run,
+    *,
+    model: Mapping[str, Any],
+    optimizer: Mapping[str, Any],
+    train: ConfigDict,
+    augment: Mapping[str, Any],
+    make_step: Callable,
+    teacher: bool = False,
+    streams: Mapping[str, int] | None = None,
+) -> Learner:
+    """Builds all of a phase that can be wrong, before anything is compiled, and prints the table of groups.
+
+    Args:
+      model: options of `models.build`, with "name".
+      optimizer: {"rules", "groups"} of `optim.make_optimizer`.
+      train: the section of that name.
+      augment: options of `make_augment`, for the training view.
+      make_step: a factory of `tlx.steps`, with what is special to it bound.
+      teacher: whether the step takes a teacher's variables after the state.
+      streams: name -> batch size; each must divide by the devices.
+    """
+    config, devices = run.config, run.mesh.devices.size
+    for key in ("steps", "eval_every"):
+        if train[key] < 1:
+            raise UserError(f"train.{key} is {train[key]}: it must be >= 1")
+    for name, size in (streams or {"train.batch_size": train.batch_size}).items():
+        parallel.check_batch(size, devices, what=name, accumulate=train.accumulate)
+    options = dict(model)
+    dtype = jnp.dtype(config.dtype)
+    network = models.build(**options, num_classes=run.num_classes, dtype=dtype, axis_name=run.axis_name)
+    shapes = jax.eval_shape(lambda: _init(network, jax.random.key(0), run))
+    made = optim.make_optimizer(
+        shapes["params"],
+        rules=optimizer["rules"],
+        groups=optimizer["groups"],
+        total_steps=train.steps,
+        levels=models.levels(network, run.dataset.image_shape),
+        batch_stats=shapes.get("batch_stats", {}),
+    )
+    progress.say(progress.table(f"{options['name']}: who learns how", optim.group_table(shapes["params"], made)))
+    shared = {"axis_name": run.axis_name}
+    step = make_step(
+        apply=models.make_apply(network, frozen_norms=made.frozen_norms),
+        view=make_view(mean=run.mean, std=run.std, **augment),
+        tx=made.tx,
+        frozen=made.frozen,
+        ema_decay=train.ema_decay,
+        accumulate=train.accumulate,
+        **shared,
+    )
+    eval_step = steps.make_eval_step(
+        apply=models.make_apply(network), view=make_view(mean=run.mean, std=run.std), **shared
+    )
+    arguments = ("whole", "whole", "batch", "whole") if teacher else ("whole", "batch", "whole")
+    return Learner(
+        run=run,
+        options=options,
+        train=train,
+        model=network,
+        optimizer=made,
+        step=run.parallelize(step, args=arguments, donate=True),
+        eval_step=run.parallelize(eval_step, args=("whole", "batch"), out=("whole", "batch")),
+        parameters=models.parameter_count(shapes["params"]),
+    )
+
+
+def digest(variables: PyTree) -> str:
+    """sha256 of all names and values: two networks are equal bit for bit or differ here."""
+    sha = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        sha.update(jax.tree_util.keystr(path).encode())
+        sha.update(np.ascontiguousarray(leaf).tobytes())
+    return sha.hexdigest()
+
+
+def _init(model: Any, key: jax.Array, run: Run) -> PyTree:
+    images = jnp.zeros((1, *run.dataset.image_shape))
+    return jax.jit(lambda key: model.init({"params": key}, images, train=False))(key)

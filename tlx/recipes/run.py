@@ -1,0 +1,248 @@
+"""What every recipe stands on: the run's folder and data, opened once, and learners to train in it.
+
+A recipe is a story in phases. A phase that ended left its mark (`phases/<name>.json`), so a recipe that is started
+again walks through its story from the beginning, takes each finished phase from disk, and goes on in the middle of the
+one that was interrupted. There is no other bookkeeping of "where we were".
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+import tlx
+from tlx import config as config_lib
+from tlx import loop, metrics, parallel, progress, report
+from tlx.data import reader, source, splits
+from tlx.errors import UserError
+from tlx.preemption import Preemption
+from tlx.workdir import is_finished, open_workdir, read_json, write_json
+
+if TYPE_CHECKING:
+    from tlx.recipes.learner import Trained
+
+
+@dataclasses.dataclass
+class Run:
+    """A run under way.
+
+    Attributes:
+      config: resolved and locked.
+      workdir: the run's folder.
+      mesh: all devices.
+      dataset, splits: the data, and which training images are labelled, unlabelled, for validation.
+      mean, std: per channel, of the training images.
+      rng: the root key.
+      writer, preemption, clock: see their modules; the clock adds up over phases.
+      result: of a run that has finished already, else None.
+    """
+
+    config: ConfigDict
+    workdir: pathlib.Path
+    mesh: Mesh
+    dataset: source.Dataset
+    splits: splits.Splits
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    rng: jax.Array
+    writer: metrics.MetricWriter
+    preemption: Preemption
+    clock: loop.Clock
+    result: dict[str, Any] | None
+
+    @property
+    def axis_name(self) -> str | None:
+        return parallel.axis_name(self.config.parallel)
+
+    @property
+    def num_classes(self) -> int:
+        return self.dataset.num_classes
+
+    def store(self, examples: source.Examples, **columns: np.ndarray) -> reader.Store:
+        """Examples and further columns, ready for `parallel`'s harness."""
+        return reader.Store(examples, mesh=self.mesh, mode=self.config.parallel, **columns)
+
+    def labeled_store(self, **columns: np.ndarray) -> reader.Store:
+        """The training images, with the labels of the labelled ones only.
+
+        The hidden truth of the others never gets as far as a step: their label is 0 there, and weighs 0.
+        """
+        weight = np.zeros(len(self.dataset.train), np.float32)
+        weight[self.splits.labeled] = 1
+        labels = np.where(weight > 0, self.dataset.train.labels, 0).astype(np.int32)
+        return self.store(source.Examples(self.dataset.train.images, labels), weight=weight, **columns)
+
+    def stream(self, index: np.ndarray, size: int, name: str) -> reader.Stream:
+        """A seeded walk over `index`; `name` sets it apart from the run's other streams."""
+        return reader.Stream(index, size, (self.config.seed, *name.encode()))
+
+    def parallelize(self, step: Callable, **kwargs: Any) -> Callable:
+        return parallel.parallelize(step, self.config.parallel, self.mesh, **kwargs)
+
+
+@contextlib.contextmanager
+def open_run(config: ConfigDict, workdir: str | os.PathLike, *, overwrite: bool = False) -> Iterator[Run]:
+    """Opens the folder, the data and the devices; a run that has finished already comes with its `result`."""
+    started = time.perf_counter()
+    parallel.check_mode(config.parallel)
+    if config.dtype not in ("float32", "bfloat16"):
+        raise UserError(f"dtype is {config.dtype!r}: use float32 or bfloat16")
+    with open_workdir(workdir, config_lib.to_dict(config), overwrite=overwrite) as folder:
+        options = config.data
+        dataset = source.load(
+            options.name, idx_dir=options.idx_dir, data_dir=options.data_dir, classes=tuple(options.classes)
+        )
+        parts = splits.make_splits(
+            dataset.train.labels,
+            name=dataset.name,
+            seed=config.seed,
+            labels_per_class=options.labels_per_class or None,
+            validation=options.validation,
+        )
+        if not len(parts.validation):
+            raise UserError("data.validation is 0: checkpoints and promotions are chosen on it; set it above 0")
+        mean, std = _moments(dataset.train.images)
+        if not is_finished(folder):
+            splits.save(parts, folder / "splits.json")
+            write_json(folder / "task.json", _task(dataset, parts, mean, std))
+        with Preemption() as preemption:
+            run = Run(
+                config=config,
+                workdir=folder,
+                mesh=parallel.make_mesh(),
+                dataset=dataset,
+                splits=parts,
+                mean=mean,
+                std=std,
+                rng=jax.random.key(config.seed),
+                writer=metrics.MetricWriter(folder),
+                preemption=preemption,
+                clock=loop.Clock(),
+                result=read_json(folder / "result.json") if is_finished(folder) else None,
+            )
+            run.clock.add("setup", started)
+            try:
+                with _compile_seconds(run.clock):
+                    yield run
+            finally:
+                run.writer.close()
+
+
+def finished(run: Run) -> dict[str, Any]:
+    """For a run that had ended before: says so and gives its result; the folder is left as it is."""
+    progress.say(f"{run.workdir} holds the finished run of this config; --overwrite runs it again")
+    _print_result(run.result)
+    return run.result
+
+
+def finish(run: Run, trained: "Trained", **more: Any) -> dict[str, Any]:
+    """Writes the confusion matrix, `result.json` (last, since it says that the run is over) and the report."""
+    labels = run.dataset.test.labels
+    _, logits = trained.learner.predict(trained.variables, run.store(run.dataset.test), np.arange(len(labels)))
+    confusion = np.zeros((run.num_classes, run.num_classes), int)
+    np.add.at(confusion, (labels, np.argmax(logits, -1)), 1)
+    seconds = run.clock.seconds
+    result = {
+        "recipe": run.config.recipe,
+        "name": run.config.name,
+        "seed": run.config.seed,
+        "figures": trained.figures,
+        **more,
+        "confusion": confusion,
+        "class_names": run.dataset.class_names,
+        "selected": {
+            "phase": trained.phase,
+            "step": trained.step,
+            "model": trained.learner.options,
+            "dtype": run.config.dtype,
+            "parameters": trained.learner.parameters,
+            "digest": trained.digest,
+        },
+        "time": {"total": sum(seconds.values()) - seconds.get("compile", 0.0), **seconds},
+        "versions": {"python": platform.python_version(), "tlx": tlx.__version__, **_versions()},
+        "git": _git_revision(),
+        "devices": f"{run.mesh.devices.size} x {run.mesh.devices.flat[0].device_kind}",
+    }
+    write_json(run.workdir / "result.json", result)
+    result = read_json(run.workdir / "result.json")
+    _print_result(result)
+    if jax.process_index() == 0:
+        progress.say(f"report: {report.write(run.workdir)}")
+    return result
+
+
+def _print_result(result: dict[str, Any]) -> None:
+    if result.get("rounds"):
+        progress.say(report.rounds_table(result))
+    figures, correct = result["figures"], np.trace(result["confusion"])
+    progress.say(
+        f"test accuracy {figures['test_accuracy']:.4f} ({correct} of {np.sum(result['confusion'])}), "
+        f"validation {figures['validation_accuracy']:.4f}, {result['time']['total']:.0f} s"
+    )
+
+
+def _moments(images: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel, of at most 10,000 evenly spaced images."""
+    rows = np.asarray(images[np.linspace(0, len(images) - 1, min(len(images), 10_000)).astype(int)], np.float64) / 255
+    axes = tuple(range(rows.ndim - 1))
+    return tuple(rows.mean(axes).tolist()), tuple(np.maximum(rows.std(axes), 1e-3).tolist())
+
+
+def _task(dataset: source.Dataset, parts: splits.Splits, mean: tuple, std: tuple) -> dict[str, Any]:
+    return {
+        "dataset": dataset.name,
+        "fingerprint": source.fingerprint(dataset),
+        "class_names": dataset.class_names,
+        "image_shape": dataset.image_shape,
+        "mean": mean,
+        "std": std,
+        "counts": {
+            "labeled": len(parts.labeled),
+            "unlabeled": len(parts.unlabeled),
+            "validation": len(parts.validation),
+            "test": len(dataset.test),
+        },
+    }
+
+
+@contextlib.contextmanager
+def _compile_seconds(clock: loop.Clock) -> Iterator[None]:
+    """Adds what XLA spends compiling, as jax reports it; it is part of the other kinds' seconds, not beside them."""
+
+    def listen(event: str, seconds: float, **_: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            clock.seconds["compile"] = clock.seconds.get("compile", 0.0) + seconds
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def _versions() -> dict[str, str]:
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "ml-collections", "numpy")
+    return {name: metadata.version(name) for name in names}
+
+
+def _git_revision() -> str:
+    """The commit of the code, with "+" where it was changed since; "" outside a checkout."""
+    root = pathlib.Path(tlx.__file__).parent.parent
+    ask = lambda *words: subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, check=False)
+    try:
+        revision = ask("rev-parse", "--short", "HEAD")
+        changed = ask("status", "--porcelain", "--untracked-files=no")
+    except OSError:
+        return ""
+    return revision.stdout.strip() + ("+" if changed.stdout.strip() else "") if revision.returncode == 0 else ""

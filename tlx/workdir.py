@@ -1,0 +1,144 @@
+"""A run's folder is its record: who may write into it, when, and how a file in it comes to be whole or not at all.
+
+config.json    the resolved config           checkpoints/<phase>/<step>/   orbax
+task.json      what the network expects      phases/<phase>.json           finished phases, in order
+splits.json    labelled, unlabelled, ...     metrics.jsonl, tensorboard/   curves
+result.json    the final figures; a run that has it is finished            report.html, gallery.npz, plots/
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from tlx.errors import UserError
+
+# All that a run makes. `--overwrite` removes these and nothing else, whatever folder it was pointed at.
+OWN = (
+    *("config.json", "task.json", "splits.json", "result.json", "metrics.jsonl", "report.html", "gallery.npz"),
+    *("checkpoints", "phases", "pseudo_labels", "tensorboard", "plots"),
+)
+
+
+@contextlib.contextmanager
+def open_workdir(path: str | os.PathLike, config: dict[str, Any], *, overwrite: bool = False) -> Iterator[pathlib.Path]:
+    """Takes hold of a folder for one run of `config` and yields its path.
+
+    A new or empty folder is begun; one that holds an unfinished run of the same config is gone on with; a finished one
+    is yielded as it is (see `is_finished`). A lock keeps a second process out until the first ends, however it ends.
+
+    Raises:
+      UserError: the path is a file, not writable, in use, or holds a run of another config.
+    """
+    workdir = pathlib.Path(path).expanduser()
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"workdir {workdir} is a file: name a folder")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = open(workdir / ".lock", "a")  # noqa: SIM115 (entered below, where its errors are not these)
+    except OSError as e:
+        raise UserError(f"workdir {workdir} is not writable ({e.strerror}): choose another --workdir") from None
+    with lock:
+        if jax.process_index() == 0:
+            try:
+                # Held by the process and not by the file: a killed run leaves no stale lock.
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"workdir {workdir} is in use by another process: wait for it or stop it") from None
+            if overwrite:
+                _remove_run(workdir)
+            _begin(workdir, config)
+        yield workdir
+
+
+def is_finished(workdir: pathlib.Path) -> bool:
+    """Whether the run in this folder has ended: `result.json` is the last thing written."""
+    return (workdir / "result.json").exists()
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes a file that is either whole or absent, also when the process is killed in between."""
+    write_bytes(path, (json.dumps(value, indent=1, default=_plain) + "\n").encode())
+
+
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+    """As `write_json`, for bytes: a temporary file beside it, synced, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as f:
+            f.write(content)
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the record from one's colleagues
+        os.replace(temporary, path)
+    except BaseException:
+        pathlib.Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """Reads a record, or raises UserError that names the file and the fix."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: is {path.parent} the folder of a tlx run?") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        raise UserError(f"{path} is not valid JSON ({e}): restore it, or run again with --overwrite") from None
+
+
+def _begin(workdir: pathlib.Path, config: dict[str, Any]) -> None:
+    path = workdir / "config.json"
+    config = json.loads(json.dumps(config, default=_plain))
+    if not path.exists():
+        strangers = [p.name for p in workdir.iterdir() if p.name in OWN]
+        if strangers:
+            raise UserError(f"workdir {workdir} holds {strangers[0]} but no config.json: choose another --workdir")
+        write_json(path, config)
+        return
+    difference = first_difference(read_json(path), config)
+    if difference:
+        key, old, new = difference
+        raise UserError(
+            f"workdir {workdir} holds a run with {key} = {old!r}, this config has {new!r}: "
+            "choose another --workdir, or --overwrite to delete that run"
+        )
+
+
+def first_difference(old: Any, new: Any, key: str = "config") -> tuple[str, Any, Any] | None:
+    """The first place, depth first, where two configs differ: (dotted key, old, new), or None."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in [*old, *(n for n in new if n not in old)]:
+            found = first_difference(old.get(name, "(absent)"), new.get(name, "(absent)"), f"{key}.{name}")
+            if found:
+                return found
+        return None
+    return None if old == new else (key, old, new)
+
+
+def _remove_run(workdir: pathlib.Path) -> None:
+    if not (workdir / "config.json").exists():
+        return
+    # config.json goes last: until then the folder is still known as a run, and a second --overwrite ends the work.
+    for name in sorted(OWN, key=lambda name: name == "config.json"):
+        target = workdir / name
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
+
+
+def _plain(value: Any) -> Any:
+    """numpy and jax scalars and arrays, and paths, as JSON."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"{type(value).__name__} is not JSON: {value!r}")
