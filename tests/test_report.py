@@ -187,6 +187,14 @@ def test_percent_limits_do_not_exaggerate(values, least, limits):
     assert plots.percent_limits(values, least) == limits
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(0, "0"), (3e-4, "3e-4"), (-2.5e-4, "-2.5e-4"), (0.0712, "0.0712"), (9071.3, "9,071"), (1e7, "1e7")],
+)
+def test_short_numbers(value, said):
+    assert plots.short(value) == said
+
+
 def test_end_labels_keep_apart_and_inside():
     with plots.style():
         _, ax = plots.axes(2.0)

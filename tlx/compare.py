@@ -305,7 +305,7 @@ def overlay(rows: Sequence[Mapping], groups: Sequence[Sequence[Sequence[Mapping]
         last = [list(line.values())[-1] for line in lines if line]
         if np.isfinite(last).any():
             mean = np.nanmean(last)
-            ends.append((mean, f"{row['letter']} " + (f"{mean:.2f} %" if scale > 1 else f"{mean:.3g}"), color))
+            ends.append((mean, f"{row['letter']} " + (f"{mean:.2f}" if scale > 1 else plots.short(mean)), color))
     same = all(span == spans[0] for span in spans)
     end = max((stop for span in spans for _, stop in span.values()), default=1)
     plots.set_step_axis(ax, spans[0] if same else {"": (0, end)})

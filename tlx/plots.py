@@ -68,6 +68,7 @@ _STYLE = {
 
 @contextlib.contextmanager
 def style(**extra):
+    """The look of a figure, while it is drawn; matplotlib's own settings are left as they were."""
     import matplotlib
 
     with matplotlib.rc_context(_STYLE | extra):
@@ -84,9 +85,8 @@ def save(figure, path: Path) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r' id="[A-Za-z][\w.]*?_\d+"', "", svg)  # figure_1, axes_1, ...: the same in every figure of the page
-    svg = re.sub(
-        r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1
-    )
+    # Without a size of its own it takes the page's.
+    svg = re.sub(r"^<svg[^>]*>", lambda tag: re.sub(r' (width|height)="[^"]*"', "", tag[0]), svg)
     svg = svg.replace("'DejaVu Sans'", "system-ui, 'DejaVu Sans'")
     for name, light in COLOR.items():
         svg = svg.replace(light, f"var(--{name})")
@@ -104,7 +104,15 @@ def percent_limits(values: Iterable[float], least: float) -> tuple[float, float]
     return bottom, top
 
 
-def axes(height: float, *, left=0.42, right=1.25, top=0.46, bottom=0.5, width=_WIDTH):
+def short(value: float) -> str:
+    """A number in few characters: 0, 2.5e-4, 0.071, 9,070, 1e7."""
+    if value == 0 or 1e-3 <= abs(value) < 1e6:
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def axes(height: float, *, left=0.52, right=1.25, top=0.46, bottom=0.5, width=_WIDTH):
     """One figure with one axes; margins in inches."""
     from matplotlib.figure import Figure
 
@@ -150,7 +158,7 @@ def set_value_axis(ax, name: str, values: np.ndarray, least: float) -> str:
         ax.minorticks_off()
     elif finite.size and finite.min() >= 0:
         ax.set_ylim(0, finite.max() * 1.05 or 1.0)
-    ax.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if 1000 <= abs(value) < 1e5 else f"{value:.3g}")
+    ax.yaxis.set_major_formatter(lambda value, _: short(value))
     return "log scale" if ax.get_yscale() == "log" else ""
 
 
@@ -171,15 +179,8 @@ def set_step_axis(ax, spans: Mapping[str, tuple[float, float]]):
             if len(name) * 0.062 > (stop - start) / end * 3.2:  # inches a character needs, inches the phase has
                 number = phase.rpartition("_")[2]
                 name = number if number.isdigit() else name[0]
-            ax.text(
-                (start + stop) / 2,
-                1.02,
-                name,
-                transform=ax.get_xaxis_transform(),
-                ha="center",
-                size=8,
-                color=COLOR["muted"],
-            )
+            above = ax.get_xaxis_transform()
+            ax.text((start + stop) / 2, 1.02, name, transform=above, ha="center", size=8, color=COLOR["muted"])
 
 
 @style()
@@ -198,7 +199,7 @@ def curves(metrics: Sequence[Mapping], name: str):
             everything.append(y * scale)
         seen = y[np.isfinite(y)]
         if seen.size:
-            value = f"{seen[-1] * 100:.1f}" if scale == 100 else f"{seen[-1]:.3g}"
+            value = f"{seen[-1] * 100:.1f}" if scale == 100 else short(seen[-1])
             ends.append((seen[-1] * scale, f"{split.replace('_', ' ')} {value}".strip(), color))
     title(figure, name.replace("_", " "), set_value_axis(ax, name, np.concatenate(everything), 20))
     end_labels(ax, ends)
@@ -226,17 +227,9 @@ def rounds(rounds: Sequence[Mapping], intervals: Sequence[tuple[float, float] | 
                     ax.plot([at, at], [100 * v for v in interval], color=color, linewidth=0.9, alpha=0.6)
                     values.extend(100 * v for v in interval)
         ax.plot(x[promoted], y[promoted], color=color, linewidth=1.3)
-        ax.plot(x[promoted], y[promoted], "o", color=color, markersize=6, clip_on=False, zorder=4)
-        ax.plot(
-            x[~promoted],
-            y[~promoted],
-            "o",
-            color=color,
-            markersize=6,
-            clip_on=False,
-            zorder=4,
-            markerfacecolor=COLOR["paper"],
-        )
+        mark = {"color": color, "markersize": 6, "clip_on": False, "zorder": 4}
+        ax.plot(x[promoted], y[promoted], "o", **mark)
+        ax.plot(x[~promoted], y[~promoted], "o", markerfacecolor=COLOR["paper"], **mark)
         ends.append((y[np.isfinite(y)][-1], split, color))
     ax.set_ylim(*percent_limits(values, 10))
     ax.set_xlim(-0.4, len(rounds) - 0.6 + 0.1)

@@ -51,7 +51,7 @@ def load(run_dir: str | pathlib.Path) -> Run:
 
 
 def _read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     rows: dict[tuple[str, int], dict] = {}
     for i, line in enumerate(lines):
         try:

@@ -1,14 +1,16 @@
 """Networks, all of one shape: a backbone that names its levels, and a head.
 
-model = models.build("cnn", num_classes=10, dropout=0.5)
-variables = model.init(key, images, train=False)
-logits, levels = model.apply(variables, images, train=False, features=True)
+    model = models.build("cnn", num_classes=10, dropout=0.5)
+    variables = model.init(key, images, train=False)
+    logits, levels = model.apply(variables, images, train=False, features=True)
+
+A level's parameters lie under its name ("backbone/stage1/..."), so one regex rule freezes or slows one level.
 """
 
 import functools
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,7 +24,7 @@ from tlx.models.mlp import mlp
 from tlx.models.options import check_count, did_you_mean
 from tlx.models.resnet import ARCHITECTURES, resnet
 
-__all__ = ["MODELS", "Classifier", "build", "levels", "make_apply", "parameter_count"]
+__all__ = ["MODELS", "Classifier", "build", "levels", "make_apply", "parameter_count", "scale"]
 
 # A constructor's keyword-only arguments, beyond these two, are the model's options.
 _GIVEN_BY_BUILD = ("dtype", "axis_name")
@@ -65,6 +67,22 @@ def build(
         raise UserError(f"dtype={dtype.name!r}: not a floating type; use float32 or bfloat16")
     backbone = constructor(dtype=dtype, axis_name=axis_name, **options)
     return Classifier(backbone=backbone, num_classes=num_classes, dtype=dtype)
+
+
+def scale(options: Mapping[str, Any], factor: float) -> dict[str, Any]:
+    """The options of `build`, name included, for the same network with every width times `factor`."""
+    if factor == 1 or options.get("name") not in MODELS:  # an unknown name is for `build` to refuse
+        return dict(options)
+    scaled = dict(options)
+    for option, parameter in inspect.signature(MODELS[options["name"]]).parameters.items():
+        if option in ("widths", "dense", "width"):
+            value = options.get(option, parameter.default)
+            if option == "width":
+                scaled[option] = value * factor
+            else:
+                times = lambda width: max(1, round(width * factor)) if width else 0
+                scaled[option] = times(value) if option == "dense" else tuple(map(times, value))
+    return scaled
 
 
 def levels(model: Classifier, image_shape: Sequence[int]) -> tuple[str, ...]:

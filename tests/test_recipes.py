@@ -1,0 +1,303 @@
+"""Whole runs in small: every config, resuming, the finished folder, bad input before any compilation."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from tlx import config as config_lib
+from tlx import sweep
+from tlx.errors import UserError
+from tlx.metrics import MetricWriter
+from tlx.preemption import Preempted
+from tlx.pretrained import load_run
+from tlx.recipes import distill, load, self_train, supervised
+
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIGS = ROOT / "configs"
+SMALL = {"name": "mlp", "widths": (16,), "dropout": 0.2}
+
+
+def small_supervised(**changes):
+    config = supervised.default_config()
+    config.data.update(labels_per_class=5, validation=50)
+    config.model = SMALL
+    config.train.update(steps=6, batch_size=16, eval_every=2)
+    config.augment = {"shift": 1}
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def small_self_train(**changes):
+    config = self_train.default_config()
+    config.data.update(labels_per_class=5, validation=50)
+    config.rounds = 2
+    for section in (config.teacher, config.student):
+        section.model = SMALL
+        section.train.update(steps=6, batch_size=8, eval_every=2)
+        section.augment = {"shift": 1}
+    config.student.unlabeled_ratio = 2.0
+    config.loss.consistency = 0.5
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The small runs that other runs start from."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name in ("digits_scratch", "digits_pretrain"):
+        config = sweep.load_config(CONFIGS / f"{name}.py", "runlocal")
+        load(config.recipe).run(config, folder / name)
+    return folder
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem != "__init__"))
+def test_every_config_runs_locally(name, runs, tmp_path):
+    args = {
+        "digits_distill": f"teacher={runs}/digits_scratch",
+        "digits_finetune": f"pretrained={runs}/digits_pretrain",
+        "digits_frozen": f"pretrained={runs}/digits_pretrain",
+    }
+    config = sweep.load_config(CONFIGS / f"{name}.py", ",".join(filter(None, ["runlocal", args.get(name)])))
+    result = load(config.recipe).run(config, tmp_path / name)
+    assert result["name"] == name and 0 <= result["figures"]["test_accuracy"] <= 1
+    for record in ("config.json", "task.json", "splits.json", "metrics.jsonl", "result.json", "report.html"):
+        assert (tmp_path / name / record).stat().st_size > 0
+    assert list((tmp_path / name / "tensorboard").rglob("events*"))
+    trained = load_run(tmp_path / name)
+    if name == "digits_frozen":
+        source = load_run(runs / "digits_pretrain")
+        jax.tree.map(
+            np.testing.assert_array_equal, trained.variables["params"]["backbone"], source.variables["params"]["backbone"]
+        )
+    if name == "digits_noisy_student":
+        assert [row["role"] for row in result["rounds"]] == ["teacher", "student 1", "student 2", "student 3"]
+        assert result["rounds"][3]["parameters"] > result["rounds"][2]["parameters"]
+
+
+def figures(result):
+    """What must be equal, bit for bit, however often a run was interrupted."""
+    keys = ("figures", "rounds", "confusion", "selected")
+    return json.dumps({key: result.get(key) for key in keys}, sort_keys=True)
+
+
+def curves(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def interrupt_at(monkeypatch, phase, step):
+    """SIGTERM to ourselves, once, when the metrics of (phase, step) are written."""
+    write, done = MetricWriter.write, []
+
+    def writing(self, at_phase, at_step, values):
+        write(self, at_phase, at_step, values)
+        if (at_phase, at_step) == (phase, step) and not done:
+            done.append(True)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(MetricWriter, "write", writing)
+
+
+def test_three_steps_and_three_are_six(tmp_path, monkeypatch):
+    config = small_supervised(**{"train.eval_every": 3, "train.ema_decay": 0.9})
+    whole = supervised.run(config, tmp_path / "whole")
+    interrupt_at(monkeypatch, "train", 3)
+    with pytest.raises(Preempted):
+        supervised.run(config, tmp_path / "parts")
+    assert not (tmp_path / "parts" / "result.json").exists()
+    parts = supervised.run(config, tmp_path / "parts")
+    assert figures(parts) == figures(whole)
+    assert curves(tmp_path / "parts") == curves(tmp_path / "whole")
+
+
+def test_a_stop_between_two_evaluations_changes_no_curve(tmp_path, monkeypatch):
+    """The sums of the interval under way are in the checkpoint."""
+    from tlx import loop
+
+    config = small_supervised(**{"train.eval_every": 6})
+    supervised.run(config, tmp_path / "whole")
+    collect, fit = loop._collect, loop.fit
+
+    def fit_and_interrupt(*, batches, **kwargs):
+        def interrupting(start):
+            for number, batch in enumerate(batches(start), start):
+                if number == 2 and start == 0:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield batch
+
+        return fit(batches=interrupting, **kwargs)
+
+    monkeypatch.setattr(loop, "fit", fit_and_interrupt)
+    with pytest.raises(Preempted):
+        supervised.run(config, tmp_path / "parts")
+    assert [p.name for p in (tmp_path / "parts" / "checkpoints" / "train").iterdir()] == ["2"]
+    supervised.run(config, tmp_path / "parts")
+    assert collect is loop._collect
+    assert curves(tmp_path / "parts") == curves(tmp_path / "whole")
+
+
+def test_resume_across_a_round(tmp_path, monkeypatch):
+    config = small_self_train()
+    whole = self_train.run(config, tmp_path / "whole")
+    interrupt_at(monkeypatch, "round_1", 6)  # at a round's very end, and so between it and the next
+    with pytest.raises(Preempted):
+        self_train.run(config, tmp_path / "parts")
+    parts = self_train.run(config, tmp_path / "parts")
+    assert figures(parts) == figures(whole)
+    assert curves(tmp_path / "parts") == curves(tmp_path / "whole")
+
+
+def test_same_seed_twice_is_bit_equal_and_another_is_not(tmp_path):
+    first, second, other = (
+        supervised.run(small_supervised(seed=seed), tmp_path / str(i)) for i, seed in enumerate((1, 1, 2))
+    )
+    assert figures(first) == figures(second)
+    assert first["selected"]["digest"] != other["selected"]["digest"]
+
+
+def test_the_harnesses_agree_over_a_whole_run(tmp_path):
+    """SGD, uneven masks, four devices: the same figures and, to rounding, the same weights."""
+    sgd = {"all": {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9}}
+    variables = {}
+    for mode in ("jit", "pmap", "shard_map"):
+        config = small_self_train(parallel=mode)
+        for section in (config.teacher, config.student):
+            section.model = {"name": "mlp", "widths": (16,)}
+            section.optim = config_lib.optim(**sgd)
+        self_train.run(config, tmp_path / mode)
+        variables[mode] = load_run(tmp_path / mode).variables["params"]
+    for mode in ("pmap", "shard_map"):
+        close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+        jax.tree.map(close, variables[mode], variables["jit"])
+
+
+def test_a_finished_run_is_left_alone(tmp_path, capsys):
+    config = small_supervised()
+    first = supervised.run(config, tmp_path)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file() and p.name != ".lock"}
+    assert supervised.run(config, tmp_path) == first
+    assert "holds the finished run" in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file() and p.name != ".lock"} == before
+    again = supervised.run(config, tmp_path, overwrite=True)
+    assert figures(again) == figures(first)
+
+
+def test_hidden_truth_never_reaches_a_step(tmp_path, monkeypatch):
+    """With every unlabelled image's true label changed, the same run gives the same weights."""
+    from tlx.data import source
+
+    config = small_self_train()
+    first = self_train.run(config, tmp_path / "a")
+    splits = json.loads((tmp_path / "a" / "splits.json").read_text())
+    load_data = source.load
+
+    def changed(*args, **kwargs):
+        data = load_data(*args, **kwargs)
+        data.train.labels[splits["unlabeled"]] = 0
+        return data
+
+    from tlx.data import splits as splits_lib
+
+    fixed = splits_lib.load(tmp_path / "a" / "splits.json")
+    monkeypatch.setattr(source, "load", changed)
+    monkeypatch.setattr(splits_lib, "make_splits", lambda *args, **kwargs: fixed)
+    second = self_train.run(config, tmp_path / "b")
+    assert first["selected"]["digest"] == second["selected"]["digest"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    config = small_supervised()
+    config.optim.groups = {"all": {"optimizer": "sgd", "learning_rate": 1e30, "schedule": "constant"}}
+    with pytest.raises(UserError, match=r"is (nan|inf) at step \d+: lower the learning rate.*last good checkpoint"):
+        supervised.run(config, tmp_path)
+
+
+def test_a_damaged_newest_checkpoint_falls_back(tmp_path, monkeypatch, capsys):
+    config = small_supervised()
+    whole = supervised.run(config, tmp_path / "whole")
+    interrupt_at(monkeypatch, "train", 4)
+    with pytest.raises(Preempted):
+        supervised.run(config, tmp_path / "parts")
+    for path in (tmp_path / "parts" / "checkpoints" / "train" / "4").rglob("d/*"):
+        path.write_bytes(path.read_bytes()[:7])
+    parts = supervised.run(config, tmp_path / "parts")
+    out = " ".join(capsys.readouterr().out.split())
+    assert "is damaged" in out and "resumed at step 2 of 6" in out
+    assert figures(parts) == figures(whole)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"parallel": "tpu"}, "parallel is 'tpu'"),
+        ({"dtype": "float16"}, "dtype is 'float16'"),
+        ({"data.labels_per_class": 1000}, "labels_per_class"),
+        ({"data.validation": 0}, "data.validation is 0"),
+        ({"data.name": "idx", "data.idx_dir": "/nowhere"}, "/nowhere"),
+        ({"data.classes": (3, 12)}, "12"),
+        ({"train.batch_size": 10}, "train.batch_size is 10, which does not divide by 4 devices: use 8 or 12"),
+        ({"train.steps": 0}, "train.steps is 0"),
+        ({"train.accumulate": 0}, "accumulate is 0"),
+        ({"init.run": "/nowhere"}, "/nowhere is not the folder of a tlx run"),
+    ],
+)
+def test_bad_input_before_any_compilation(changes, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda *a, **k: pytest.fail("compiled"))
+    with pytest.raises(UserError, match=message):
+        supervised.run(small_supervised(**changes), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss.temperature": 0.0}, "temperature is 0.0"),
+        ({"loss.alpha": -1.0}, "alpha is -1.0"),
+        ({"loss.alpha": 0.0, "loss.beta": 0.0}, "alpha and beta are both 0"),
+        ({"rounds": 0}, "rounds is 0"),
+        ({"student.unlabeled_ratio": 0.3}, "unlabeled_ratio is 2, which does not divide"),
+        ({"pseudo_label.kind": "firm"}, "pseudo_label.kind is 'firm'"),
+        ({"pseudo_label.threshold": 1.5}, "threshold is 1.5"),
+        ({"data.labels_per_class": 0}, "nothing is unlabelled"),
+        ({"student.scale": ()}, "student.scale is"),
+        ({"student.optim.rules": (("trunk/.*", "all"),)}, "no rule matches|decides nothing"),
+    ],
+)
+def test_bad_self_training_input(changes, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        self_train.run(small_self_train(**changes), tmp_path)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_teacher_that_does_not_fit(tmp_path, runs):
+    config = distill.default_config()
+    config.data.update(labels_per_class=5, validation=50)
+    config.train.update(steps=2, batch_size=16, eval_every=1)
+    with pytest.raises(UserError, match="teacher.run is empty"):
+        distill.run(config, tmp_path / "a")
+    config.teacher.run = str(runs / "digits_pretrain")
+    with pytest.raises(UserError, match="a teacher must have its student's classes"):
+        distill.run(config, tmp_path / "b")
+    shutil.copytree(runs / "digits_scratch", tmp_path / "unfinished")
+    (tmp_path / "unfinished" / "result.json").unlink()
+    config.teacher.run = str(tmp_path / "unfinished")
+    with pytest.raises(UserError, match="is unfinished"):
+        distill.run(config, tmp_path / "c")
+
+
+def test_weights_of_another_architecture(tmp_path, runs):
+    config = sweep.load_config(CONFIGS / "digits_finetune.py", f"runlocal,pretrained={runs}/digits_pretrain")
+    config.model.widths = (32, 48)
+    with pytest.raises(UserError, match=r"'backbone/.*' is of shape .* in the pre-trained model and .* in this one"):
+        supervised.run(config, tmp_path)
+
+
+def test_no_pseudo_label_passes(tmp_path, capsys):
+    result = self_train.run(small_self_train(**{"pseudo_label.threshold": 1.0, "rounds": 1}), tmp_path)
+    assert "no pseudo-label reaches the threshold" in capsys.readouterr().out
+    assert result["rounds"][1]["pseudo_labels"] == 0 and np.isfinite(result["figures"]["test_loss"])

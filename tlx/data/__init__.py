@@ -1,0 +1,1 @@
+"""Images and labels: prepared datasets, their splits, augmentation on the device, and batches."""

@@ -1,0 +1,193 @@
+"""Reads what tfds has prepared as array_record, from its folder alone: neither the dataset's code nor TensorFlow.
+
+Images are decoded once and kept beside the prepared files as .npy: decoding MNIST's 70,000 PNGs takes 5 s each time,
+mapping an array into memory milliseconds (measured).
+"""
+
+import contextlib
+import json
+import math
+import os
+import re
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from tlx.data import builders
+from tlx.errors import UserError
+
+
+class LazyImages:
+    """Images uint8 [N, H, W, C] that stay in their files until they are asked for; indexed along N as an array is."""
+
+    dtype = np.dtype(np.uint8)
+    ndim = 4
+
+    def __init__(self, source: Any, image_shape: tuple[int, ...], rows: np.ndarray | None = None):
+        """`source` is a tfds data source; `rows` are the records that count, all by default."""
+        self._source = source
+        self._rows = np.arange(len(source)) if rows is None else rows
+        self.shape = (len(self._rows), *image_shape)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        rows = np.asarray(self._rows[index])
+        images = np.empty((rows.size, *self.shape[1:]), np.uint8)
+        for place, record in enumerate(self._source.__getitems__(rows.ravel().tolist())):
+            images[place] = record["image"]
+        return images.reshape(rows.shape + self.shape[1:])
+
+    def select(self, index: np.ndarray) -> "LazyImages":
+        """`self[index]`, still unread."""
+        return LazyImages(self._source, self.shape[1:], self._rows[index])
+
+
+Images = np.ndarray | LazyImages
+
+
+def find(name: str, root: Path) -> Path:
+    """The folder root/name[/config]/version of a dataset given as "name", "name:version" or "name/config:version".
+
+    Without a version it is the newest; without a config the only one, or the one that tfds noted as the default.
+
+    Raises:
+      UserError: it is not there, with the command that prepares it.
+    """
+    parts = re.fullmatch(r"(?P<base>\w+)(/(?P<config>[\w.+-]+))?(:(?P<version>\d+\.\d+\.\d+))?", name)
+    if not parts:
+        raise UserError(f"{name!r} is not the name of a dataset: use digits, idx, or a tfds name such as cifar10:3.0.2")
+    folder = root / parts["base"] / (parts["config"] or "")
+    if not parts["config"] and not _versions(folder):
+        folder = _default_config(folder) or folder
+    versions = _versions(folder)
+    version = parts["version"] or (versions[-1] if versions else "")
+    if not version or not builders.is_prepared(folder / version):
+        there = f" (there: {', '.join(versions)})" if versions else ""
+        raise UserError(
+            f"dataset {name!r} is not prepared in {root}{there}; where TensorFlow is installed, run: "
+            f"{_command(name, root)}"
+        )
+    return folder / version
+
+
+def read(folder: Path, *, in_memory_bytes: int) -> tuple[dict[str, tuple[Images, np.ndarray]], tuple[str, ...]]:
+    """Reads the training and the test split of the dataset in `folder`.
+
+    A dataset without a test split gives its validation split in its place, and says so.
+
+    Returns:
+      {"train": (images, labels), "test": ...} with labels int32 [N], and the names of the classes. Images that take
+      more than `in_memory_bytes` are `LazyImages`.
+
+    Raises:
+      UserError: not array_record, or not images of one size with a class label each.
+    """
+    builder = tfds.builder_from_directory(folder)
+    name = builder.info.full_name
+    if "array_record" not in {form.value for form in builder.info.available_file_formats()}:
+        raise UserError(
+            f"{folder} is prepared as {builder.info.file_format.value}, which only TensorFlow reads; prepare it in "
+            f"another data_dir: {_command(name, Path('/another/folder'))}"
+        )
+    features, splits = builder.info.features, builder.info.splits
+    if not {"image", "label"} <= set(features):
+        raise UserError(f"dataset {name} has the features {', '.join(features)}: use one with image and label")
+    image, label = features["image"], features["label"]
+    if not isinstance(label, tfds.features.ClassLabel):
+        raise UserError(f"dataset {name} has labels of type {type(label).__name__}: use one with a ClassLabel")
+    if len(image.shape) != 3 or None in image.shape:
+        raise UserError(f"dataset {name} has images of shape {image.shape}: use one with images of one size")
+    if image.np_dtype != np.uint8:
+        raise UserError(f"dataset {name} has images of type {np.dtype(image.np_dtype)}: use one with uint8 images")
+    test = "test" if "test" in splits else "validation"
+    if not {"train", test} <= set(splits):
+        raise UserError(
+            f"dataset {name} has the splits {', '.join(splits)}: use one with train, and test or validation"
+        )
+    if test != "test":
+        print(f"{name} has no test split: its validation split is used as the test set", flush=True)
+    found = {key: _read_split(builder, split, in_memory_bytes) for key, split in (("train", "train"), ("test", test))}
+    return found, tuple(label.names)
+
+
+def _read_split(builder: Any, split: str, in_memory_bytes: int) -> tuple[Images, np.ndarray]:
+    source = builder.as_data_source(split)
+    with builders.quiet():
+        source[0]  # tfds advises to install OpenCV at the first image that a process decodes, and only then
+    shape = (len(source), *builder.info.features["image"].shape)
+    if math.prod(shape) <= in_memory_bytes:
+        arrays = {"image": np.empty(shape, np.uint8), "label": np.empty(len(source), np.int32)}
+        return tuple(_decode(source, Path(builder.data_dir), split, arrays).values())
+    undecoded = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+    labels = _decode(undecoded, Path(builder.data_dir), split, {"label": np.empty(len(source), np.int32)})["label"]
+    return LazyImages(source, shape[1:]), labels
+
+
+def _decode(source: Any, folder: Path, split: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Fills `arrays` from the records' features, or maps the files that an earlier call wrote.
+
+    The files lie in the dataset's own folder, so that whoever deletes or overwrites the dataset deletes them with it.
+    """
+    paths = {name: folder / f"tlx-{split}-{name}.npy" for name in arrays}
+    kept = {name: _map(paths[name], array) for name, array in arrays.items()}
+    if all(array is not None for array in kept.values()):
+        return kept
+    count = len(source)
+    for start in range(0, count, 1000):
+        rows = range(start, min(start + 1000, count))
+        for row, record in zip(rows, source.__getitems__(list(rows)), strict=True):
+            for name, array in arrays.items():
+                array[row] = record[name]
+    for name, array in arrays.items():
+        array.flags.writeable = False
+        _keep(paths[name], array)
+    return arrays
+
+
+def _map(path: Path, like: np.ndarray) -> np.ndarray | None:
+    try:
+        array = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return None  # not there, or cut short
+    return array if (array.shape, array.dtype) == (like.shape, like.dtype) else None
+
+
+def _keep(path: Path, array: np.ndarray) -> None:
+    """Writes the array under a name of its own, then renames it; a folder that others own is left as it is."""
+    temporary = path.with_name(f"incomplete-{uuid.uuid4().hex}.npy")
+    try:
+        np.save(temporary, array)
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _versions(folder: Path) -> list[str]:
+    """The versions in a folder, the newest last."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted((n for n in names if re.fullmatch(r"\d+\.\d+\.\d+", n)), key=lambda n: [int(i) for i in n.split(".")])
+
+
+def _default_config(folder: Path) -> Path | None:
+    configs = sorted(path for path in folder.iterdir() if _versions(path)) if folder.is_dir() else []
+    if len(configs) < 2:
+        return configs[0] if configs else None
+    note = folder / ".config" / "metadata.json"
+    default = json.loads(note.read_text()).get("default_config_name") if note.is_file() else None
+    if folder / str(default) in configs:
+        return folder / default
+    names = ", ".join(f"{folder.name}/{path.name}" for path in configs)
+    raise UserError(f"dataset {folder.name!r} is prepared in several configs: name one of {names}")
+
+
+def _command(name: str, root: Path) -> str:
+    return (
+        f"python -c \"import tensorflow_datasets as tfds; tfds.builder('{name}', data_dir='{root}', "
+        "file_format='array_record').download_and_prepare()\""
+    )

@@ -1,0 +1,108 @@
+"""Classes and probabilities of images, from a finished run: `python -m tlx.predict RUN IMAGE...` (png, jpg, npy)."""
+
+import argparse
+import os
+import pathlib
+import sys
+
+import jax
+import numpy as np
+import PIL.Image
+import rich.table
+
+from tlx import models, progress
+from tlx.data.source import check_examples
+from tlx.data.view import make_view
+from tlx.errors import UserError
+from tlx.pretrained import TrainedRun, load_run
+
+
+def predict(run: TrainedRun, images: np.ndarray) -> np.ndarray:
+    """Class probabilities.
+
+    Args:
+      run: from `tlx.pretrained.load_run`.
+      images: [B, H, W, C] of the run's shape, uint8 or float in [0, 1].
+
+    Returns:
+      float32 [B, K], rows that add up to 1; the columns are `run.class_names`.
+    """
+    check_examples(images, np.zeros(len(images), np.int32), len(run.class_names))
+    run.check_input(images.shape[1:])
+    apply, view = models.make_apply(run.model), make_view(mean=run.mean, std=run.std)
+    logits, _ = jax.jit(lambda variables, x: apply(variables, view(x, None, None), train=False))(run.variables, images)
+    return np.asarray(jax.nn.softmax(logits))
+
+
+def read_images(path: str | os.PathLike, shape: tuple[int, int, int]) -> tuple[np.ndarray, str]:
+    """Reads an image file, or an npy of one image or many, as uint8 or float [B, H, W, C] of the given shape.
+
+    A picture of another size is resized, and one of another mode converted to grey or RGB; the second value says so.
+
+    Raises:
+      UserError: a missing or unreadable file, an array that is no image, values out of range.
+    """
+    path, (height, width, channels) = pathlib.Path(path), shape
+    if not path.exists():
+        raise UserError(f"no image at {path}")
+    try:
+        if path.suffix == ".npy":
+            return _from_array(np.load(path, allow_pickle=False), path, shape), ""
+        with PIL.Image.open(path) as image:
+            image.load()
+    except UserError:
+        raise
+    except Exception as e:  # PIL and numpy have many errors for a file that is not what its name says
+        raise UserError(f"{path} is not a readable image ({e}): give png, jpg or npy") from None
+    mode = {1: "L", 3: "RGB"}.get(channels)
+    if mode is None:
+        raise UserError(f"the run expects {channels} channels: give its images as npy [H, W, {channels}]")
+    said = [] if image.mode == mode else [f"{image.mode} to {mode}"]
+    image = image.convert(mode)
+    if image.size != (width, height):
+        said.append(f"{image.height}x{image.width} to {height}x{width}")
+        image = image.resize((width, height), PIL.Image.Resampling.BILINEAR)
+    return np.asarray(image, np.uint8).reshape(1, height, width, channels), ", ".join(said)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tlx.predict", description=__doc__)
+    parser.add_argument("run", help="the folder of a finished run")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="png, jpg or npy")
+    parser.add_argument("--top", type=int, default=3, help="how many classes to print (3)")
+    options = parser.parse_args(argv)
+    try:
+        if options.top < 1:
+            raise UserError(f"--top is {options.top}: it must be >= 1")
+        run = load_run(options.run)
+        table = rich.table.Table("image", "class", "probability", "next")
+        for path in options.images:
+            images, said = read_images(path, run.image_shape)
+            for number, row in enumerate(predict(run, images)):
+                first, *rest = np.argsort(-row)[: options.top]
+                name = f"{path}[{number}]" if len(images) > 1 else str(path)
+                name += f" ({said})" if said else ""
+                others = ", ".join(f"{run.class_names[k]} {row[k]:.3f}" for k in rest)
+                table.add_row(name, run.class_names[first], f"{row[first]:.3f}", others)
+        progress.say(table)
+    except UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _from_array(array: np.ndarray, path: pathlib.Path, shape: tuple[int, int, int]) -> np.ndarray:
+    """[H, W], [H, W, C], [B, H, W] or [B, H, W, C] as [B, H, W, C]."""
+    if array.shape in (shape, shape[:2]):
+        array = array[None]
+    if array.ndim == 3:
+        array = array[..., None]
+    if array.shape[1:] != shape:
+        raise UserError(f"{path} is of shape {list(array.shape)}: the run expects [B, {', '.join(map(str, shape))}]")
+    if array.dtype.kind == "f" and not (np.isfinite(array).all() and 0 <= array.min() and array.max() <= 1):
+        raise UserError(f"{path} has values {array.min()}..{array.max()}: floats must be finite and in 0..1")
+    return array if array.dtype == np.uint8 else array.astype(np.float32)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
