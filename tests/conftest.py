@@ -1,6 +1,9 @@
 """Four virtual CPU devices for every test, so that each harness has something to split over."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -10,6 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+# Many tests compile the same few programs; each is compiled once a session (and what is read back is what was made).
+CACHE = tempfile.mkdtemp(prefix="tlx-tests-")
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+jax.config.update("jax_compilation_cache_dir", CACHE)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 class TinyNet(nn.Module):

@@ -14,7 +14,9 @@ from tlx.state import TrainState
 
 def state_at(step, *, width=3, ema=True):
     params = {"backbone": {"kernel": jnp.full((2, width), float(step))}, "head": {"kernel": jnp.ones((width, 2))}}
-    tx = optax.multi_transform({"a": optax.adam(0.1), "frozen": optax.set_to_zero()}, {"backbone": "a", "head": "frozen"})
+    tx = optax.multi_transform(
+        {"a": optax.adam(0.1), "frozen": optax.set_to_zero()}, {"backbone": "a", "head": "frozen"}
+    )
     state = TrainState.create(variables={"params": params}, tx=tx, ema=ema)
     return state.replace(step=jnp.int32(step))
 

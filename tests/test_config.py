@@ -30,7 +30,9 @@ def test_bad_argument(arg, message):
 
 
 def test_resolve_completes_and_locks():
-    config = config_lib.resolve({"seed": 3, "train": {"steps": 7}, "model": {"name": "mlp"}}, supervised.default_config())
+    config = config_lib.resolve(
+        {"seed": 3, "train": {"steps": 7}, "model": {"name": "mlp"}}, supervised.default_config()
+    )
     assert (config.seed, config.train.steps, config.train.batch_size) == (3, 7, 64)
     assert config.model.to_dict() == {"name": "mlp"}  # an open section is taken as given
     with pytest.raises(AttributeError):
@@ -53,7 +55,7 @@ def test_resolve_takes_back_what_it_wrote():
         ({"train": {"stps": 1}}, "unknown config key config.train.stps.*did you mean 'steps'"),
         ({"seed": "3"}, "config.seed is '3' of type str: it must be int"),
         ({"seed": True}, "config.seed is True of type bool"),
-        ({"train": 3}, "config.train is 3: it is a section with the keys steps"),
+        ({"train": 3}, "config.train is 3: it is a section with the keys accumulate, "),
         ({"model": "cnn"}, "config.model is 'cnn': it must be a section"),
         ({"data": ConfigDict({"validation": 1.5})}, "config.data.validation is 1.5 of type float"),
     ],

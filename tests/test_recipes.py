@@ -1,5 +1,6 @@
 """Whole runs in small: every config, resuming, the finished folder, bad input before any compilation."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -74,7 +75,9 @@ def test_every_config_runs_locally(name, runs, tmp_path):
     if name == "digits_frozen":
         source = load_run(runs / "digits_pretrain")
         jax.tree.map(
-            np.testing.assert_array_equal, trained.variables["params"]["backbone"], source.variables["params"]["backbone"]
+            np.testing.assert_array_equal,
+            trained.variables["params"]["backbone"],
+            source.variables["params"]["backbone"],
         )
     if name == "digits_noisy_student":
         assert [row["role"] for row in result["rounds"]] == ["teacher", "student 1", "student 2", "student 3"]
@@ -199,8 +202,9 @@ def test_hidden_truth_never_reaches_a_step(tmp_path, monkeypatch):
 
     def changed(*args, **kwargs):
         data = load_data(*args, **kwargs)
-        data.train.labels[splits["unlabeled"]] = 0
-        return data
+        labels = data.train.labels.copy()
+        labels[splits["unlabeled"]] = 0
+        return dataclasses.replace(data, train=source.Examples(data.train.images, labels))
 
     from tlx.data import splits as splits_lib
 
@@ -243,7 +247,7 @@ def test_a_damaged_newest_checkpoint_falls_back(tmp_path, monkeypatch, capsys):
         ({"data.classes": (3, 12)}, "12"),
         ({"train.batch_size": 10}, "train.batch_size is 10, which does not divide by 4 devices: use 8 or 12"),
         ({"train.steps": 0}, "train.steps is 0"),
-        ({"train.accumulate": 0}, "accumulate is 0"),
+        ({"train.accumulate": 0}, "train.accumulate is 0"),
         ({"init.run": "/nowhere"}, "/nowhere is not the folder of a tlx run"),
     ],
 )

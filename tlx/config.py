@@ -1,7 +1,7 @@
 """Configs: what every recipe's has in common, the strict argument after the colon, and the check against a schema.
 
-A config file is one run. Its `get_config(arg)` takes a recipe's `default_config()`, sets what this run sets, and returns
-it; `arg` is what follows the colon in `--config=configs/x.py:seed=3,runlocal`.
+A config file is one run. Its `get_config(arg)` takes a recipe's `default_config()`, sets what this run sets, and
+returns it; `arg` is what follows the colon in `--config=configs/x.py:seed=3,runlocal`.
 """
 
 import difflib

@@ -1,6 +1,7 @@
 """What a person sees while a run goes on: a bar for the phase under way, and one line for each thing that ended."""
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator, Mapping
 
@@ -9,13 +10,14 @@ import rich.console
 import rich.progress
 import rich.table
 
-console = rich.console.Console(highlight=False)
+# 80 columns, which rich assumes of a file or a pipe, would break every table.
+console = rich.console.Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 def say(line: object) -> None:
     """Prints on host 0 only, above the bar if there is one."""
     if jax.process_index() == 0:
-        console.print(line)
+        console.print(line, soft_wrap=isinstance(line, str))
 
 
 class Bar:

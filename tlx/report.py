@@ -137,6 +137,7 @@ def _rounds(run: Run, draw: Callable) -> page.Html:
 
 
 _ROUND_HEAD = ("round", "role", "model", "parameters", "validation", "test", "verdict", "why")
+_RIGHT = ("round", "parameters", "validation", "test")
 
 
 def _round_cells(r: Mapping[str, Any]) -> tuple[str, ...]:
@@ -158,7 +159,7 @@ def rounds_table(result: Mapping[str, Any]) -> Any:
 
     grid = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     for name in _ROUND_HEAD:
-        grid.add_column(name, justify="right" if name in ("round", "parameters", "validation", "test") else "left")
+        grid.add_column(name, justify="right" if name in _RIGHT else "left", no_wrap=name != "why")
     for r in result.get("rounds") or []:
         style = None if r.get("promoted") else "dim"
         grid.add_row(*(rich.text.Text(cell) for cell in _round_cells(r)), style=style)  # Text: a "[" in it is no markup

@@ -131,7 +131,7 @@ def table(variants: Sequence[Variant], records: Sequence[Mapping[str, Any]], fig
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
-    """"0.9823 ± 0.0021": mean and sample standard deviation (ddof = 1); no spread for one value."""
+    """ "0.9823 ± 0.0021": mean and sample standard deviation (ddof = 1); no spread for one value."""
     if not values:
         return "-"
     spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
@@ -198,7 +198,7 @@ def _record(variant: Variant, seed: int, result: Mapping[str, Any], figures: Map
 
 
 def _look_up(tree: Any, dotted: str) -> Any:
-    """"rounds.0.test_accuracy" in a result; None where a run has no such figure (a sweep may mix recipes)."""
+    """ "rounds.0.test_accuracy" in a result; None where a run has no such figure (a sweep may mix recipes)."""
     for key in dotted.split("."):
         if isinstance(tree, list) and key.lstrip("-").isdigit():
             tree = tree[int(key)] if -len(tree) <= int(key) < len(tree) else None

@@ -1,4 +1,4 @@
-"""All digits configs over seeds 0-4. Run it from the project's root: `python -m tlx.sweep experiments/digits/sweep.py`."""
+"""All digits configs over seeds 0-4: `python -m tlx.sweep experiments/digits/sweep.py`, from the project's root."""
 
 from tlx.sweep import Variant
 
@@ -8,7 +8,13 @@ PRETRAINED = "pretrained=runs/digits/pre_trained_on_0_4-seed0"
 VARIANTS = [
     Variant("noisy student, 100 labels", "configs/digits_noisy_student.py", seeds=SEEDS, seconds=80),
     Variant("from scratch, all labels", "configs/digits_scratch.py", seeds=SEEDS, seconds=20),
-    Variant("distilled into a small MLP", "configs/digits_distill.py", "teacher=runs/digits/from_scratch__all_labels-seed0", seeds=SEEDS, seconds=20),
+    Variant(
+        "distilled into a small MLP",
+        "configs/digits_distill.py",
+        "teacher=runs/digits/from_scratch__all_labels-seed0",
+        seeds=SEEDS,
+        seconds=20,
+    ),
     Variant("pre-trained on 0-4", "configs/digits_pretrain.py", seeds=SEEDS, seconds=20),
     Variant("5-9 with 5 labels: from scratch", "configs/digits_finetune.py", "pretrained=", seeds=SEEDS, seconds=15),
     Variant("5-9 with 5 labels: fine-tuned", "configs/digits_finetune.py", PRETRAINED, seeds=SEEDS, seconds=15),

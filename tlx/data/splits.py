@@ -35,7 +35,8 @@ def make_splits(
         compared on the same images.
       seed: decides which of the others are labelled.
       labels_per_class: labelled images of each class; None = all that are not for validation, and none is unlabelled.
-      validation: images for validation, as many of each class as of any other (up to one).
+      validation: images for validation, as many of each class as of any other (up to one); each class keeps one image
+        at least to train on.
 
     Raises:
       UserError: a count out of range, or larger than a class.
@@ -50,7 +51,7 @@ def make_splits(
 
     classes, code, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     quota = validation // len(classes) + (np.arange(len(classes)) < validation % len(classes))
-    _check_sizes("validation", classes, wanted=quota, has=sizes)
+    _check_sizes("validation", classes, wanted=quota, has=sizes - 1)
     held_out = _rank_in_class(code, sizes, _priorities(len(labels), name, "validation")) < quota[code]
     if labels_per_class is None:
         labeled = ~held_out
@@ -103,7 +104,7 @@ def _rank_in_class(code: np.ndarray, sizes: np.ndarray, priorities: np.ndarray) 
 def _check_sizes(option: str, classes: np.ndarray, *, wanted: np.ndarray, has: np.ndarray) -> None:
     if (short := np.flatnonzero(wanted > has)).size:
         first = short[0]
-        left = "" if option == "validation" else " that are not for validation"
+        left = " to spare for it" if option == "validation" else " that are not for validation"
         raise UserError(
             f"{option} wants {wanted[first]} images of class {classes[first]}, which has {has[first]}{left}: "
             f"lower {option}"

@@ -196,7 +196,7 @@ def make_learner(
       streams: name -> batch size; each must divide by the devices.
     """
     config, devices = run.config, run.mesh.devices.size
-    for key in ("steps", "eval_every"):
+    for key in ("steps", "eval_every", "accumulate"):
         if train[key] < 1:
             raise UserError(f"train.{key} is {train[key]}: it must be >= 1")
     for name, size in (streams or {"train.batch_size": train.batch_size}).items():

@@ -7,6 +7,7 @@ repeat `rounds` times:
     teacher <- student, if it is better on validation
 """
 
+import dataclasses
 import functools
 import io
 import os
@@ -71,8 +72,13 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike, *, overwrite: boo
         for number, learner in enumerate(students, 1):
             labels = _pseudo_labels(run, best, number)
             student = _fit_student(run, learner, number, labels)
-            verdict = compare(best.correct, student.correct)
-            row = _row(number, f"student {number}", student, verdict.promoted, verdict.reason, verdict.p_value)
+            verdict = compare(
+                best.correct,
+                student.correct,
+                teacher_loss=best.figures["validation_loss"],
+                student_loss=student.figures["validation_loss"],
+            )
+            row = _row(number, f"student {number}", student, **dataclasses.asdict(verdict))
             rounds.append(row | {"taught_by": best.phase, **labels.summary(run.dataset.train.labels)})
             progress.say(_line(rounds[-1]))
             refused = 0 if verdict.promoted else refused + 1
