@@ -3,6 +3,7 @@
 Exit codes: 0 the run has finished; 2 bad input, in one line; 143 stopped by SIGTERM after a checkpoint.
 """
 
+import ast
 import sys
 
 from absl import flags
@@ -39,18 +40,27 @@ def main(argv: list[str]) -> int:
 def _parse(argv: list[str]) -> None:
     try:
         rest = flags.FLAGS(argv)
-        # A config file's own errors (a key that does not exist, say) come up when it is first looked at.
+        # A config file's own errors (it does not exist, say) come up when it is first looked into.
         config = CONFIG.value
-    except UserError:
-        raise
+        _ = config and config.get("recipe")
     except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as e:
-        text = str(e.args[0] if isinstance(e, KeyError) and e.args else e).strip().splitlines()
-        raise UserError(" ".join(text[:2]) if text else type(e).__name__) from None
+        raise UserError(_one_line(e)) from None
     if rest[1:]:
         raise UserError(f"unknown argument {rest[1]!r}: flags begin with --, as in --workdir=runs/x")
     for name, value in (("config", config), ("workdir", WORKDIR.value)):
         if value is None:
             raise UserError(f"--{name} is missing: python -m tlx.main --config=configs/x.py --workdir=runs/x")
+
+
+def _one_line(error: BaseException) -> str:
+    """What is to be said of an error that passed through absl and ml_collections, which wrap and print tracebacks."""
+    text = str(error.args[0] if error.args else error)
+    if text.startswith(("'", '"')):
+        text = str(ast.literal_eval(text))  # a KeyError's text, quoted once more on the way
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if isinstance(error, OSError) or "Traceback" in text:
+        return lines[-1].removeprefix("tlx.errors.UserError: ")
+    return ("unknown config key " if isinstance(error, KeyError | AttributeError) else "") + " ".join(lines)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
             images, said = read_images(path, run.image_shape)
             for number, row in enumerate(predict(run, images)):
                 first, *rest = np.argsort(-row)[: options.top]
-                name = f"{path}[{number}]" if len(images) > 1 else str(path)
+                name = f"{pathlib.Path(path).name}[{number}]" if len(images) > 1 else pathlib.Path(path).name
                 name += f" ({said})" if said else ""
                 others = ", ".join(f"{run.class_names[k]} {row[k]:.3f}" for k in rest)
                 table.add_row(name, run.class_names[first], f"{row[first]:.3f}", others)

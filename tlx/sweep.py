@@ -59,9 +59,10 @@ def load_config(path: str | os.PathLike, arg: str = "") -> ConfigDict:
 def make_config(variant: Variant, seed: int) -> ConfigDict:
     """The config of one run; raises UserError for an override whose key or type is not the config's."""
     config = load_config(variant.config, ",".join(filter(None, (variant.args, f"seed={seed}"))))
+    config.lock()
     try:
         config.update_from_flattened_dict(dict(variant.overrides))
-    except (KeyError, TypeError, ValueError) as e:
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
         raise UserError(f"{variant.label}: overrides {dict(variant.overrides)}: {e.args[0] if e.args else e}") from None
     return config
 

@@ -113,7 +113,7 @@ def prepare(builder: Digits | Idx) -> Path:
     folder, root = Path(builder.data_dir), Path(builder.data_dir).parents[1 if builder.builder_config is None else 2]
     if is_prepared(folder):
         return folder
-    if folder.exists():
+    if folder.exists() and not is_prepared(folder):  # asked again: another process may just have finished
         raise UserError(f"{folder} exists but has no dataset_info.json: delete it, and it is prepared anew")
     shown = f"~/{root.relative_to(Path.home())}" if root.is_relative_to(Path.home()) else root
     try:

@@ -1,0 +1,97 @@
+"""SIGKILL in every phase of a self-training run, one after another in one workdir: the end is bit for bit the same."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+# Runs the small config, and dies by SIGKILL at the named place: before, in the middle of, or after a write.
+CHILD = """
+import os, signal, sys
+sys.path.insert(0, {root!r}); sys.path.insert(0, {root!r} + "/tests")
+place, workdir = sys.argv[1:]
+
+def die(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+import jax
+jax.config.update("jax_compilation_cache_dir", {cache!r})
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+from test_recipes import small_self_train
+from tlx import checkpoint, metrics, pseudo_label, workdir as workdir_lib
+from tlx.recipes import learner, self_train
+
+save, write, rename = checkpoint.Checkpoints.save, metrics.MetricWriter.write, os.replace
+
+def in_checkpoint(phase, at):
+    def saving(self, step, *args):
+        if self.folder.name == phase and step == at:
+            # What a kill in the middle of orbax's write leaves: a folder under its temporary name.
+            half = self.folder / f"{{step}}.orbax-checkpoint-tmp-99" / "state"
+            half.mkdir(parents=True)
+            (half / "manifest.ocdbt").write_bytes(b"half")
+            die()
+        save(self, step, *args)
+    checkpoint.Checkpoints.save = saving
+
+def after_metrics(phase, at):
+    def writing(self, at_phase, step, values):
+        write(self, at_phase, step, values)
+        if (at_phase, step) == (phase, at):
+            die()
+    metrics.MetricWriter.write = writing
+
+def in_rename(name):
+    os.replace = lambda old, new: die() if str(new).endswith(name) else rename(old, new)
+
+if place == "teacher": in_checkpoint("teacher", 4)
+elif place == "teacher's mark": in_rename("phases/teacher.json")
+elif place == "pseudo-labels": in_rename("pseudo_labels/round_1.npz")
+elif place == "student": after_metrics("round_1", 4)
+elif place == "between rounds": self_train.compare = die
+elif place == "second student": in_checkpoint("round_2", 6)
+elif place == "result": in_rename("result.json")
+self_train.run(small_self_train(), workdir)
+"""
+PLACES = ["teacher", "teacher's mark", "pseudo-labels", "student", "between rounds", "second student", "result"]
+
+
+@pytest.fixture
+def run(tmp_path):
+    script = tmp_path / "child.py"
+    import jax
+
+    script.write_text(CHILD.format(root=str(ROOT), cache=jax.config.jax_compilation_cache_dir))
+
+    def start(place, workdir):
+        return subprocess.run(
+            [sys.executable, str(script), place, str(workdir)],
+            capture_output=True,
+            text=True,
+            env=os.environ,
+            check=False,
+        )
+
+    return start
+
+
+def test_sigkill_in_every_phase(run, tmp_path):
+    from test_recipes import curves, figures
+
+    undisturbed = run("nowhere", tmp_path / "whole")
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    for place in PLACES:
+        killed = run(place, tmp_path / "killed")
+        assert killed.returncode == -signal.SIGKILL, (place, killed.stdout, killed.stderr)
+        assert not (tmp_path / "killed" / "result.json").exists()
+    last = run("nowhere", tmp_path / "killed")
+    assert last.returncode == 0, last.stderr
+    whole, again = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "killed"))
+    assert figures(again) == figures(whole)
+    assert curves(tmp_path / "killed") == curves(tmp_path / "whole")

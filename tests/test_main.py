@@ -1,0 +1,157 @@
+"""The command line: exit codes and one-line errors, SIGTERM, predict, report and sweep on a finished run."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from tlx import predict, report, sweep
+from tlx.errors import UserError
+
+ROOT = pathlib.Path(__file__).parent.parent
+SCRATCH = "--config=configs/digits_scratch.py:runlocal"
+
+
+def command(*args, **kwargs):
+    return subprocess.run(
+        [sys.executable, "-m", "tlx.main", *args], cwd=ROOT, capture_output=True, text=True, check=False, **kwargs
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run made by the command, on the one device that a laptop has."""
+    workdir = tmp_path_factory.mktemp("main") / "run"
+    done = command(SCRATCH, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    assert "test accuracy" in done.stdout and str(workdir / "report.html") in done.stdout
+    return workdir
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ((), "--config is missing"),
+        ((SCRATCH,), "--workdir is missing"),
+        (("--config=configs/nowhere.py", "--workdir=x"), "nowhere.py"),
+        (("--config=configs/digits_scratch.py:sed=1", "--workdir=x"), "unknown config argument 'sed'"),
+        ((SCRATCH, "--workdir=x", "--config.sed=1"), "sed"),
+        ((SCRATCH, "--workdir=x", "--config.seed=one"), "seed"),
+        ((SCRATCH, "--workdir=x", "--confg=1"), "confg"),
+        ((SCRATCH, "--workdir=x", "extra"), "unknown argument 'extra'"),
+        ((SCRATCH, "--workdir=x", "--config.recipe=superb"), "recipe is 'superb': use one of"),
+        ((SCRATCH, "--workdir=README.md"), "is a file"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_2(args, message):
+    done = command(*args)
+    assert done.returncode == 2
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0], done.stderr
+
+
+def test_sigterm_saves_and_tells_how_to_go_on(tmp_path):
+    args = ["--config=configs/digits_scratch.py", f"--workdir={tmp_path}", "--config.train.eval_every=5"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tlx.main", *args], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.time() + 120
+    while not list((tmp_path / "checkpoints" / "train").glob("[0-9]*")) and time.time() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert "go on with: python -m tlx.main --config=configs/digits_scratch.py" in out
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_predict(finished, tmp_path, capsys):
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.round(digits.images[:3] * 255 / 16).astype(np.uint8)
+    np.save(tmp_path / "three.npy", images)
+    PIL.Image.fromarray(images[0]).resize((32, 32)).convert("RGB").save(tmp_path / "one.png")
+    assert predict.main([str(finished), str(tmp_path / "three.npy"), str(tmp_path / "one.png")]) == 0
+    out = capsys.readouterr().out
+    assert "three.npy[2]" in out and "RGB to L, 32x32 to 8x8" in out.replace("\n", " ")
+    run = predict.load_run(finished)
+    probabilities = predict.predict(run, images[..., None])
+    assert probabilities.shape == (3, 10)
+    np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
+
+
+def test_bad_predictions(finished, tmp_path, capsys):
+    (tmp_path / "broken.png").write_bytes(b"no png")
+    np.save(tmp_path / "nan.npy", np.full((8, 8), np.nan))
+    np.save(tmp_path / "wide.npy", np.zeros((8, 9)))
+    cases = {
+        "nowhere.png": "no image at",
+        "broken.png": "is not a readable image",
+        "nan.npy": "floats must be finite",
+        "wide.npy": "is of shape [8, 9]",
+    }
+    for name, message in cases.items():
+        assert predict.main([str(finished), str(tmp_path / name)]) == 2
+        assert message in capsys.readouterr().err
+    assert predict.main([str(tmp_path), str(tmp_path / "nan.npy")]) == 2
+    assert "is not the folder of a tlx run" in capsys.readouterr().err
+
+
+def test_report_command(finished, capsys):
+    (finished / "report.html").unlink()
+    assert report.main([str(finished)]) == 0
+    assert (finished / "report.html").stat().st_size > 10_000
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    folder = tmp_path / "experiment"
+    folder.mkdir()
+    (folder / "sweep.py").write_text(
+        "from tlx.sweep import Variant\n"
+        f"C = {str(ROOT / 'configs' / 'digits_scratch.py')!r}\n"
+        "VARIANTS = [Variant('plain', C, 'runlocal', seeds=(0, 1), seconds=3, published={'test': '0.99'}),\n"
+        "            Variant('ema', C, 'runlocal', {'train.ema_decay': 0.9})]\n"
+        "FIGURES = {'test': 'figures.test_accuracy', 'teacher': 'rounds.0.test_accuracy'}\n"
+    )
+    (folder / "README.md").write_text(f"# Ours\nbefore\n{sweep.BEGIN}\nold\n{sweep.END}\nafter\n")
+    return folder
+
+
+def test_sweep_runs_skips_and_tabulates(experiment, tmp_path, capsys):
+    path, runs = experiment / "sweep.py", tmp_path / "runs"
+    assert sweep.main([str(path), "--runs", str(runs), "--dry_run"]) == 0
+    assert capsys.readouterr().out.count("to run") == 4 and not runs.exists()  # three runs and the total
+    records = sweep.run_sweep(path, runs=runs)
+    values = [r["figures"]["test"] for r in records if r["variant"] == "plain"]
+    page = (experiment / "README.md").read_text()
+    assert f"| plain | 2 | 0.99 | {sweep.mean_and_spread(values)} | - |" in page
+    assert page.startswith("# Ours\nbefore\n") and page.endswith("after\n") and "old" not in page
+    assert len(json.loads((experiment / "results.json").read_text())) == 3
+    before = {p: os.stat(p).st_mtime_ns for p in runs.rglob("checkpoints/**/*") if p.is_file()}
+    assert sweep.run_sweep(path, runs=runs) == records
+    assert {p: os.stat(p).st_mtime_ns for p in runs.rglob("checkpoints/**/*") if p.is_file()} == before
+
+
+def test_bad_sweeps(experiment):
+    variant = sweep.Variant("x", str(ROOT / "configs" / "digits_scratch.py"), overrides={"train.stps": 3})
+    with pytest.raises(UserError, match="x: overrides"):
+        sweep.make_config(variant, 0)
+    with pytest.raises(UserError, match="does not exist"):
+        sweep.run_sweep(experiment / "nowhere.py")
+    with pytest.raises(UserError, match="put it back"):
+        (experiment / "README.md").write_text(sweep.BEGIN)
+        sweep.update_table(experiment / "README.md", "table")
+
+
+def test_mean_and_spread_by_hand():
+    assert sweep.mean_and_spread([0.5, 0.7]) == "0.6000 ± 0.1414"
+    assert sweep.mean_and_spread([0.5]) == "0.5000" and sweep.mean_and_spread([]) == "-"
