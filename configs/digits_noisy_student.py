@@ -21,13 +21,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.rounds = 3
 
     noise = {"shift": 1, "rotate": 15.0, "scale": 0.1, "shear": 0.1, "noise": 0.1}
-    c.teacher.model = {"name": "cnn", "widths": (32, 64), "dense": 128, "dropout": 0.3}
+    c.teacher.model = {"name": "cnn", "widths": (64, 128), "dense": 128, "dropout": 0.3}
     c.teacher.train.update(steps=600, batch_size=64, eval_every=100)
     c.teacher.augment = noise
 
     c.student.model = c.teacher.model
-    c.student.scale = (1.0, 1.0, 1.5)  # as in the paper, the last student is larger than its teacher
-    c.student.train.update(steps=800, batch_size=32, eval_every=100)
+    c.student.scale = (1.0, 1.5)  # the later students are larger than their teacher, as in the paper
+    c.student.train.update(steps=600, batch_size=32, eval_every=100)
     c.student.unlabeled_ratio = 4.0
     c.student.augment = noise | {"cutout": 2}
     for section in (c.teacher, c.student):

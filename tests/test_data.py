@@ -103,13 +103,17 @@ def test_arrays_of_a_dataset_cannot_be_changed(digits):
         digits[0].train.images[0] = 0
 
 
-def test_a_kept_array_cut_short_is_decoded_again(digits):
+def test_a_broken_kept_array_is_decoded_again(digits):
     dataset, folder, _ = digits
     kept = folder / "digits" / "1.0.0" / "tlx-test-image.npy"
-    kept.write_bytes(kept.read_bytes()[:-100])
-    again = source.load("digits", data_dir=str(folder))
-    np.testing.assert_array_equal(again.test.images, dataset.test.images)
-    assert np.load(kept).shape == (500, 8, 8, 1)
+    whole = kept.read_bytes()
+    np.save(other := io.BytesIO(), np.zeros((499, 8, 8, 1), np.uint8))
+    for broken in (whole[:-100], b"", other.getvalue()):
+        kept.unlink()  # and not overwritten: `dataset` is a map of it
+        kept.write_bytes(broken)
+        again = source.load("digits", data_dir=str(folder))
+        np.testing.assert_array_equal(again.test.images, dataset.test.images)
+        assert kept.read_bytes() == whole
 
 
 def test_lazy_images_index_as_the_array_does(digits):
@@ -166,6 +170,21 @@ def test_idx_files_with_new_content_are_prepared_anew(tmp_path):
     assert len(list((tmp_path / "data" / "idx").iterdir())) == 2
 
 
+def test_idx_folders_of_one_name_are_kept_apart(tmp_path):
+    for parent, images in (("a", IMAGES), ("b", 255 - IMAGES), ("a", IMAGES)):
+        (tmp_path / parent).mkdir(exist_ok=True)
+        folder = write_idx(tmp_path / parent / "set", images)
+        dataset = source.load("idx", idx_dir=str(folder), data_dir=str(tmp_path / "data"))
+        np.testing.assert_array_equal(dataset.train.images, images[..., None])
+    assert len(list((tmp_path / "data" / "idx").iterdir())) == 2
+
+
+def test_prepared_data_live_in_tfds_data_dir_by_default(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
+    source.load("idx", idx_dir=str(write_idx(tmp_path / "set")))
+    assert len(list((tmp_path / "data" / "idx").iterdir())) == 1
+
+
 def test_two_processes_prepare_at_once(tmp_path, capsys):
     """The second comes in while the first writes, and finishes first: the rename of the first then fails."""
     folder = write_idx(tmp_path / "set")
@@ -189,6 +208,8 @@ def break_idx(folder, case):
     content = images.read_bytes()
     if case == "missing":
         images.unlink()
+    elif case == "missing test":
+        (folder / "t10k-labels-idx1-ubyte").unlink()
     elif case == "magic":
         images.write_bytes(labels.read_bytes() + bytes(16))
     elif case == "truncated":
@@ -200,11 +221,19 @@ def break_idx(folder, case):
     elif case == "empty":
         images.write_bytes(idx_bytes(IMAGES[:0]))
         labels.write_bytes(idx_bytes(LABELS[:0]))
+    elif case == "sizes":
+        images.write_bytes(idx_bytes(IMAGES.transpose(0, 2, 1)))
     elif case == "unnamed gzip":
         images.write_bytes(gzip.compress(content))
-    elif case in ("not gzip", "cut gzip"):
+    elif case in ("not gzip", "cut gzip", "bad checksum", "bad stream"):
         images.unlink()
-        broken = content if case == "not gzip" else gzip.compress(content)[:-9]
+        broken = bytearray(content if case == "not gzip" else gzip.compress(content))
+        if case == "cut gzip":
+            del broken[-9:]
+        elif case == "bad checksum":
+            broken[-8] ^= 0xFF
+        elif case == "bad stream":
+            broken[10] |= 0b110  # the first block is of a type that deflate does not have
         images.with_suffix(".gz").write_bytes(broken)
 
 
@@ -212,14 +241,18 @@ def break_idx(folder, case):
     ("case", "message"),
     [
         ("missing", r"set has no train-images-idx3-ubyte \(plain or .gz\); it holds t10k-images-idx3-ubyte, "),
+        ("missing test", r"set has no t10k-labels-idx1-ubyte \(plain or .gz\); it holds t10k-images-idx3-ubyte, "),
         ("magic", "train-images-idx3-ubyte begins with 0x00000801 instead of 0x00000803"),
-        ("truncated", r"should have 52 bytes for shape \(6, 3, 2\) but has 47"),
-        ("header", "has 6 bytes, fewer than the 16 of its header"),
-        ("counts", "has 6 images but train-labels-idx1-ubyte has 4 labels"),
-        ("empty", "holds no pixels"),
-        ("unnamed gzip", "it is gzip: add .gz to its name"),
+        ("truncated", r"train-images-idx3-ubyte should have 52 bytes for shape \(6, 3, 2\) but has 47"),
+        ("header", "train-images-idx3-ubyte has 6 bytes, fewer than the 16 of its header"),
+        ("counts", "train-images-idx3-ubyte has 6 images but train-labels-idx1-ubyte has 4 labels"),
+        ("empty", "train-images-idx3-ubyte holds no pixels"),
+        ("sizes", r"set: training images are \(2, 3\), test images \(3, 2\)"),
+        ("unnamed gzip", "train-images-idx3-ubyte begins with .* it is gzip: add .gz to its name"),
         ("not gzip", "train-images-idx3-ubyte.gz is not a whole gzip file"),
         ("cut gzip", "train-images-idx3-ubyte.gz is not a whole gzip file"),
+        ("bad checksum", "train-images-idx3-ubyte.gz is not a whole gzip file"),
+        ("bad stream", "train-images-idx3-ubyte.gz is not a whole gzip file"),
     ],
 )
 def test_broken_idx(tmp_path, case, message):

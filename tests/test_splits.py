@@ -55,6 +55,17 @@ def test_seed_and_name_decide():
     np.testing.assert_array_equal(make("x", np.int64(1)).labeled, b.labeled)
 
 
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32), validation=st.integers(0, 50))
+def test_five_of_each_class_lie_inside_ten_at_every_seed(seed, validation):
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 20))
+    five, ten = (
+        splits.make_splits(labels, name="x", seed=seed, labels_per_class=count, validation=validation)
+        for count in (5, 10)
+    )
+    assert set(five.labeled) < set(ten.labeled) and set(ten.unlabeled) < set(five.unlabeled)
+
+
 def test_membership_never_changes():
     """Figures are compared over versions of tlx on the same images."""
     made = splits.make_splits(np.arange(20) % 2, name="digits", seed=0, labels_per_class=2, validation=4)
@@ -76,6 +87,7 @@ def test_all_labeled():
         ),
         ({"labels_per_class": 3, "validation": 3}, "labels_per_class wants 3 images of class 1, which has 2"),
         ({"labels_per_class": 0}, "labels_per_class is 0: use 1 or more"),
+        ({"labels_per_class": -3}, "labels_per_class is -3: use 1 or more"),
         ({"validation": -1}, "validation is -1: it takes 0 to 7 of 8"),
         ({"validation": 8}, "validation is 8"),
         ({"validation": 6}, "validation wants 3 images of class 1, which has 2 to spare for it: lower validation"),
@@ -95,7 +107,17 @@ def test_save_and_load(tmp_path):
         np.testing.assert_array_equal(getattr(back, name), getattr(made, name), strict=True)
 
 
-@pytest.mark.parametrize("content", ["", "[1]", '{"labeled": [0]}', '{"labeled": 1, "other": 2}'])
+def parts(labeled):
+    return f'{{"labeled": {labeled}, "unlabeled": [1], "validation": []}}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "[1]", '{"labeled": [0]}', '{"labeled": 1, "other": 2}', parts("[0]")[:-9]),
+        *(parts(labeled) for labeled in ("0", "[0.5]", '["0"]', "[[0]]", "[true]", f"[{2**70}]")),
+    ],
+)
 def test_load_of_something_else(tmp_path, content):
     with pytest.raises(UserError, match="no such file|No such file"):
         splits.load(tmp_path / "none.json")

@@ -81,8 +81,11 @@ def load(path: str | os.PathLike) -> Splits:
     """
     try:
         parts = json.loads(Path(path).read_text())
+        # NumPy would make 0 of 0.5 and of "0", and be silent.
+        if not all(type(row) is int for index in parts.values() for row in index):
+            raise TypeError("indices must be integers")
         return Splits(**{name: np.array(index, np.int64) for name, index in parts.items()})
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{path} holds no splits ({error}): use a file that a run wrote") from None
 
 

@@ -4,9 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from tlx.data.augment import make_augment, to_float
+from tlx.data.augment import make_augment, normalize, to_float
 
 
 def make_view(*, mean: Sequence[float], std: Sequence[float], **augment: Any) -> Callable:
@@ -21,12 +20,11 @@ def make_view(*, mean: Sequence[float], std: Sequence[float], **augment: Any) ->
       is clean. The same (key, slot) gives the same noise whatever devices the batch lies on.
     """
     noise = make_augment(**augment)
-    shift, scale = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
 
     def view(images: jax.Array, slots: jax.Array, key: jax.Array | None) -> jax.Array:
         images = to_float(images)
         if key is not None:
             images = noise(key, images, slots)
-        return (images - shift) / scale
+        return normalize(images, mean, std)
 
     return view
