@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import io
 import logging
+import math
 import os
 import re
 import zlib
@@ -206,7 +207,7 @@ def _read_idx(path: Path, magic: int) -> np.ndarray:
         fix = "it is gzip: add .gz to its name" if content[:2] == b"\x1f\x8b" else "it is not the IDX file it is named"
         raise UserError(f"{path} begins with {found:#010x} instead of {magic:#010x}: {fix}")
     shape = tuple(np.frombuffer(content, ">u4", rank, offset=4).tolist())
-    expected = header + int(np.prod(shape))
+    expected = header + int(math.prod(shape))
     if len(content) != expected:
         raise UserError(f"{path} should have {expected} bytes for shape {shape} but has {len(content)}: fetch it again")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

@@ -143,7 +143,7 @@ def _select(dataset: Dataset, classes: Sequence[int]) -> Dataset:
     """Keeps `classes`, renumbered from 0 in the order given."""
     classes = list(classes)
     for label in classes:
-        if label not in range(dataset.num_classes):
+        if type(label) is not int or label not in range(dataset.num_classes):
             raise UserError(f"classes has {label!r}, but those of {dataset.name} are 0 to {dataset.num_classes - 1}")
     if len(set(classes)) < len(classes):
         raise UserError(f"classes is {tuple(classes)}: name each class once")
