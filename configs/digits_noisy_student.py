@@ -2,7 +2,10 @@
 
     python -m tlx.main --config=configs/digits_noisy_student.py --workdir=runs/digits
 
-RESULTS
+Test accuracy, mean ± sample deviation of seeds 0-4 (experiments/digits; 500 images):
+
+    teacher    0.9600 ± 0.0136     student 1  0.9712 ± 0.0109
+    student 2  0.9732 ± 0.0067     student 3  0.9732 ± 0.0090     the promoted one  0.9744 ± 0.0095
 """
 
 from ml_collections import ConfigDict

@@ -308,7 +308,7 @@ def _make_update(
             # The ramp of TensorFlow's ExponentialMovingAverage: early on, forget the random start faster.
             decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
             ema_params = optax.incremental_update(params, ema_params, 1 - decay)
-        metrics |= {"loss": (loss, jnp.float32(1)), "grad_norm": (optax.global_norm(grads), jnp.float32(1))}
+        metrics |= {"loss": (loss, jnp.float32(1)), "grad_norm": (optax.tree.norm(grads), jnp.float32(1))}
         return TrainState(state.step + 1, params, batch_stats, opt_state, ema_params), metrics
 
     return step

@@ -42,6 +42,7 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike, *, overwrite: boo
         teacher.check_classes(run.dataset.class_names)
         learner = make_learner(
             run,
+            "student",
             model=config.model,
             optimizer=config.optim,
             train=config.train,

@@ -175,6 +175,7 @@ class Learner:
 
 def make_learner(
     run: Run,
+    role: str,
     *,
     model: Mapping[str, Any],
     optimizer: Mapping[str, Any],
@@ -187,6 +188,8 @@ def make_learner(
     """Builds all of a phase that can be wrong, before anything is compiled, and prints the table of groups.
 
     Args:
+      run: the run.
+      role: "teacher", "student": what the table is titled with.
       model: options of `models.build`, with "name".
       optimizer: {"rules", "groups"} of `optim.make_optimizer`.
       train: the section of that name.
@@ -213,7 +216,9 @@ def make_learner(
         levels=models.levels(network, run.dataset.image_shape),
         batch_stats=shapes.get("batch_stats", {}),
     )
-    progress.say(progress.table(f"{options['name']}: who learns how", optim.group_table(shapes["params"], made)))
+    progress.say(
+        progress.table(f"{role} ({options['name']}): who learns how", optim.group_table(shapes["params"], made))
+    )
     shared = {"axis_name": run.axis_name}
     step = make_step(
         apply=models.make_apply(network, frozen_norms=made.frozen_norms),

@@ -94,6 +94,7 @@ def _teacher(run: Run) -> Learner:
     section = run.config.teacher
     return make_learner(
         run,
+        "teacher",
         model=section.model,
         optimizer=section.optim,
         train=section.train,
@@ -111,6 +112,7 @@ def _students(run: Run) -> list[Learner]:
         if scale not in made:
             made[scale] = make_learner(
                 run,
+                "student" if scale == 1 else f"student, {scale:g} times as wide",
                 model=models.scale(section.model, scale),
                 optimizer=section.optim,
                 train=section.train,

@@ -30,6 +30,7 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike, *, overwrite: boo
             return finished(run)
         learner = make_learner(
             run,
+            "network",
             model=config.model,
             optimizer=config.optim,
             train=config.train,
