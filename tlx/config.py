@@ -4,13 +4,12 @@ A config file is one run. Its `get_config(arg)` takes a recipe's `default_config
 returns it; `arg` is what follows the colon in `--config=configs/x.py:seed=3,runlocal`.
 """
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from tlx.errors import UserError
+from tlx.errors import UserError, did_you_mean
 
 # Sections whose keys are checked by the room they belong to (models.build, optim.make_optimizer, make_augment), which
 # knows them and says so.
@@ -67,9 +66,8 @@ def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
     for part in filter(None, (arg or "").split(",")):
         name, equals, text = part.partition("=")
         if name not in defaults:
-            raise UserError(
-                f"unknown config argument {name!r}: this config takes {', '.join(defaults)}{_near(name, defaults)}"
-            )
+            hint = did_you_mean(name, defaults)
+            raise UserError(f"unknown config argument {name!r}: this config takes {', '.join(defaults)}{hint}")
         kind = type(defaults[name])
         booleans = {"true": True, "1": True, "false": False, "0": False, **({} if equals else {"": True})}
         try:
@@ -101,7 +99,9 @@ def to_dict(config: ConfigDict) -> dict[str, Any]:
 def _merge(given: dict[str, Any], defaults: dict[str, Any], where: str) -> dict[str, Any]:
     for key in given:
         if key not in defaults:
-            raise UserError(f"unknown config key {where}.{key}{_near(key, defaults)}; known: {', '.join(defaults)}")
+            raise UserError(
+                f"unknown config key {where}.{key}{did_you_mean(key, defaults)}; known: {', '.join(defaults)}"
+            )
     merged = dict(defaults)
     for key, value in given.items():
         default, name = defaults[key], f"{where}.{key}"
@@ -132,11 +132,6 @@ def _cast(value: Any, default: Any, name: str) -> Any:
 def _to_dict(config: Any) -> dict[str, Any]:
     config = config.to_dict() if isinstance(config, ConfigDict) else config
     return {key: _to_dict(v) if isinstance(v, Mapping | ConfigDict) else v for key, v in config.items()}
-
-
-def _near(name: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(name, known, 1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def run_local(config: ConfigDict, *, steps: int = 4) -> None:

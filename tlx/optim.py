@@ -10,7 +10,6 @@ The group "frozen" is reserved: zero updates, no optimiser state, no gradient co
 """
 
 import dataclasses
-import difflib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ import jax.numpy as jnp
 import optax
 from flax import traverse_util
 
-from tlx.errors import UserError
+from tlx.errors import UserError, did_you_mean
 
 FROZEN = "frozen"
 PyTree = Any
@@ -139,10 +138,9 @@ def label_parameters(
     compiled = []
     for regex, group in rules:
         if group != FROZEN and group not in known_groups:
-            near = difflib.get_close_matches(group, [FROZEN, *known_groups], 1)
             raise UserError(
                 f"rule ({regex!r}, {group!r}): no group {group!r}; the groups are {', '.join([FROZEN, *known_groups])}"
-                + (f" (did you mean {near[0]!r}?)" if near else "")
+                + did_you_mean(group, [FROZEN, *known_groups])
             )
         try:
             compiled.append(re.compile(regex))
@@ -229,10 +227,9 @@ def _group_options(name: str, given: dict[str, Any]) -> dict[str, Any]:
         raise UserError(f"group {name!r}: 'frozen' is reserved and needs no options, and '@' is kept for levels")
     for key in given:
         if key not in GROUP_DEFAULTS:
-            near = difflib.get_close_matches(key, GROUP_DEFAULTS, 1)
             raise UserError(
                 f"group {name!r}: unknown option {key!r}"
-                + (f" (did you mean {near[0]!r}?)" if near else "")
+                + did_you_mean(key, GROUP_DEFAULTS)
                 + f"; the options are {', '.join(GROUP_DEFAULTS)}"
             )
     group = GROUP_DEFAULTS | given

@@ -4,7 +4,6 @@ Images are float [B, H, W, C] in [0, 1], before normalisation. An example's rand
 in the global batch, and not from where it lies: one device and eight draw the same noise.
 """
 
-import difflib
 import inspect
 import math
 import numbers
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from tlx import rng
-from tlx.errors import UserError
+from tlx.errors import UserError, did_you_mean
 
 # What `rand_augment` draws from. The geometric operations share one warp; of the colour operations one is applied.
 GEOMETRIC_OPS = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
@@ -156,8 +155,7 @@ def make_augment(
 def _check_options(options: dict[str, Any], unknown: dict[str, Any]) -> None:
     for name in unknown:
         known = [name for name in inspect.signature(make_augment).parameters if name != "unknown"]
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        hint = did_you_mean(name, known)
         raise UserError(f"augment has no option {name!r}{hint}; the options are {', '.join(known)}")
     for name, value in options.items():
         kind, most = (numbers.Integral, math.inf) if name in _WHOLE else (numbers.Real, _LIMITS[name])

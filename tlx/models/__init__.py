@@ -16,12 +16,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tlx.errors import UserError
+from tlx.errors import UserError, did_you_mean
 from tlx.models.apply import make_apply
 from tlx.models.classifier import Classifier
 from tlx.models.cnn import cnn
 from tlx.models.mlp import mlp
-from tlx.models.options import check_count, did_you_mean
+from tlx.models.options import check_count
 from tlx.models.resnet import ARCHITECTURES, resnet
 
 __all__ = ["MODELS", "Classifier", "build", "levels", "make_apply", "parameter_count", "scale"]

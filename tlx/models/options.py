@@ -1,11 +1,10 @@
 """Checks of the options that several models share. Each raises a UserError that names the value and the fix."""
 
-import difflib
 import numbers
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from tlx.errors import UserError
+from tlx.errors import UserError, did_you_mean
 
 
 def check_rate(name: str, value: Any) -> float:
@@ -34,9 +33,3 @@ def check_choice(name: str, value: Any, choices: Collection[Any]) -> Any:
     if value not in choices:
         raise UserError(f"{name}={value!r}: use one of {', '.join(map(repr, choices))}{did_you_mean(value, choices)}")
     return value
-
-
-def did_you_mean(given: Any, known: Iterable[Any]) -> str:
-    """Returns " (did you mean ...?)" with the nearest of `known`, or nothing if none is near."""
-    near = difflib.get_close_matches(str(given), map(str, known), 1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
