@@ -135,11 +135,13 @@ def _to_dict(config: Any) -> dict[str, Any]:
 
 
 def run_local(config: ConfigDict, *, steps: int = 4) -> None:
-    """Makes any config end in seconds, through all of its phases: a few small steps each. For `:runlocal`."""
+    """Makes any config end in seconds, through all of its phases: small nets, a few small steps. For `:runlocal`."""
     for key, value in config.items():
         if not isinstance(value, ConfigDict):
             continue
-        if key == "train":
+        if key == "model" and "widths" in value:
+            value.widths = tuple(max(width // 8, 1) for width in value.widths)
+        elif key == "train":
             value.update(steps=steps, eval_every=max(steps // 2, 1), batch_size=16)
         else:
             run_local(value, steps=steps)
