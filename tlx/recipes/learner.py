@@ -219,7 +219,6 @@ def make_learner(
     progress.say(
         progress.table(f"{role} ({options['name']}): who learns how", optim.group_table(shapes["params"], made))
     )
-    shared = {"axis_name": run.axis_name}
     step = make_step(
         apply=models.make_apply(network, frozen_norms=made.frozen_norms),
         view=make_view(mean=run.mean, std=run.std, **augment),
@@ -227,10 +226,10 @@ def make_learner(
         frozen=made.frozen,
         ema_decay=train.ema_decay,
         accumulate=train.accumulate,
-        **shared,
+        axis_name=run.axis_name,
     )
     eval_step = steps.make_eval_step(
-        apply=models.make_apply(network), view=make_view(mean=run.mean, std=run.std), **shared
+        apply=models.make_apply(network), view=make_view(mean=run.mean, std=run.std), axis_name=run.axis_name
     )
     arguments = ("whole", "whole", "batch", "whole") if teacher else ("whole", "batch", "whole")
     return Learner(
