@@ -13,6 +13,7 @@ import pytest
 
 from tlx import config as config_lib
 from tlx import sweep
+from tlx.checkpoint import restore_variables
 from tlx.errors import UserError
 from tlx.metrics import MetricWriter
 from tlx.preemption import Preempted
@@ -117,6 +118,28 @@ def test_three_steps_and_three_are_six(tmp_path, monkeypatch):
     parts = supervised.run(config, tmp_path / "parts")
     assert figures(parts) == figures(whole)
     assert curves(tmp_path / "parts") == curves(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("at", [2, 4], ids=["before", "after"])
+def test_resume_across_an_unfreeze(tmp_path, monkeypatch, at):
+    """The backbone learns from step 3 of 6 on, whether the run was stopped before or after that."""
+    config = small_supervised(**{"train.eval_every": 1})
+    config.optim = config_lib.optim(
+        rules=((r"backbone/.*", "backbone"), (r"head/.*", "head")),
+        backbone={"start": 0.5, "learning_rate": 1e-2},
+        head={"learning_rate": 1e-2},
+    )
+    whole = supervised.run(config, tmp_path / "whole")
+    interrupt_at(monkeypatch, "train", at)
+    with pytest.raises(Preempted):
+        supervised.run(config, tmp_path / "parts")
+    parts = supervised.run(config, tmp_path / "parts")
+    assert figures(parts) == figures(whole)
+    assert curves(tmp_path / "parts") == curves(tmp_path / "whole")
+    rates = [line["learning_rate/backbone"] for line in curves(tmp_path / "parts")]
+    assert rates[:3] == [0, 0, 0] and rates[3] == pytest.approx(1e-2)
+    final = [restore_variables(tmp_path / name / "checkpoints" / "train", 6)["params"] for name in ("whole", "parts")]
+    jax.tree.map(np.testing.assert_array_equal, *final)
 
 
 def test_a_stop_between_two_evaluations_changes_no_curve(tmp_path, monkeypatch):

@@ -180,8 +180,8 @@ def test_frozen_leaves_are_bit_identical(tiny, batch):
         total_steps=5,
         batch_stats=variables["batch_stats"],
     )
-    apply = make_apply(model, frozen_norms=made.frozen_norms)
-    step = steps.make_supervised_step(apply=apply, view=PLAIN, tx=made.tx, frozen=made.frozen)
+    apply = make_apply(model, frozen_norms=made.stages[0].frozen_norms)
+    step = steps.make_supervised_step(apply=apply, view=PLAIN, tx=made.tx, frozen=made.stages[0].frozen)
     state, _ = run(step, variables, made.tx, batch, count=5)
     chex.assert_trees_all_equal(state.params["backbone"], variables["params"]["backbone"])
     chex.assert_trees_all_equal(state.batch_stats, variables["batch_stats"])

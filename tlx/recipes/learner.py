@@ -1,5 +1,6 @@
 """A learner: an architecture, how it learns, and its compiled step; and what training it in a run gives."""
 
+import bisect
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -42,8 +43,9 @@ class Trained:
 
 @dataclasses.dataclass(frozen=True)
 class Learner:
-    """An architecture with its optimiser and its compiled step: everything about a phase but its data and seed.
+    """An architecture with its optimiser and its compiled steps: everything about a phase but its data and seed.
 
+    `step(number)` is the program of step `number`: all steps share one, unless groups start to learn later than others.
     Phases that share a learner share its compiled programs: a second student compiles nothing.
     """
 
@@ -52,7 +54,7 @@ class Learner:
     train: ConfigDict
     model: Any
     optimizer: optim.Optimizer
-    step: Callable
+    step: Callable[[int], Callable]
     eval_step: Callable
     parameters: int
 
@@ -139,7 +141,7 @@ class Learner:
         state = loop.fit(
             phase=phase,
             state=state,
-            step=lambda state, batch, rng: self.step(state, *extra, batch, rng),
+            step=lambda number: lambda state, batch, rng: self.step(number)(state, *extra, batch, rng),
             batches=lambda start: reader.train_batches(store, streams, start=start, steps=train.steps),
             rng=rng_lib.stream(run.rng, phase),
             steps=train.steps,
@@ -219,26 +221,30 @@ def make_learner(
     progress.say(
         progress.table(f"{role} ({options['name']}): who learns how", optim.group_table(shapes["params"], made))
     )
-    step = make_step(
-        apply=models.make_apply(network, frozen_norms=made.frozen_norms),
-        view=make_view(mean=run.mean, std=run.std, **augment),
-        tx=made.tx,
-        frozen=made.frozen,
-        ema_decay=train.ema_decay,
-        accumulate=train.accumulate,
-        axis_name=run.axis_name,
-    )
+    arguments = ("whole", "whole", "batch", "whole") if teacher else ("whole", "batch", "whole")
+    programs = []
+    for stage in made.stages:
+        step = make_step(
+            apply=models.make_apply(network, frozen_norms=stage.frozen_norms),
+            view=make_view(mean=run.mean, std=run.std, **augment),
+            tx=made.tx,
+            frozen=stage.frozen,
+            ema_decay=train.ema_decay,
+            accumulate=train.accumulate,
+            axis_name=run.axis_name,
+        )
+        programs.append(run.parallelize(step, args=arguments, donate=True))
+    begins = [stage.begin for stage in made.stages]
     eval_step = steps.make_eval_step(
         apply=models.make_apply(network), view=make_view(mean=run.mean, std=run.std), axis_name=run.axis_name
     )
-    arguments = ("whole", "whole", "batch", "whole") if teacher else ("whole", "batch", "whole")
     return Learner(
         run=run,
         options=options,
         train=train,
         model=network,
         optimizer=made,
-        step=run.parallelize(step, args=arguments, donate=True),
+        step=lambda number: programs[bisect.bisect_right(begins, number) - 1],
         eval_step=run.parallelize(eval_step, args=("whole", "batch"), out=("whole", "batch")),
         parameters=models.parameter_count(shapes["params"]),
     )
