@@ -214,6 +214,25 @@ def test_a_finished_run_is_left_alone(tmp_path, capsys):
     assert figures(again) == figures(first)
 
 
+def test_a_killed_report_is_made_up_for(tmp_path):
+    supervised.run(small_supervised(), tmp_path)
+    (tmp_path / "report.html").unlink()
+    supervised.run(small_supervised(), tmp_path)
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+def test_a_mistake_neither_begins_nor_deletes(tmp_path):
+    """What is wrong with a config is found before the folder is touched, --overwrite included."""
+    wrong = small_supervised(**{"train.batch_size": 7})
+    with pytest.raises(UserError, match="train.batch_size is 7"):
+        supervised.run(wrong, tmp_path)
+    supervised.run(small_supervised(), tmp_path)  # and not "holds a run with train.batch_size = 7"
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(UserError, match="train.batch_size is 7"):
+        supervised.run(wrong, tmp_path, overwrite=True)
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
 def test_hidden_truth_never_reaches_a_step(tmp_path, monkeypatch):
     """With every unlabelled image's true label changed, the same run gives the same weights."""
     from tlx.data import source

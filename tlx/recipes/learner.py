@@ -81,6 +81,7 @@ class Learner:
           meta: kept in its checkpoints.
         """
         run, mark = self.run, self.run.workdir / "phases" / f"{phase}.json"
+        run.start()
         run.preemption.check()
         checkpoints = Checkpoints(run.workdir / "checkpoints" / phase)
         like = TrainState.create(variables=variables, tx=self.optimizer.tx, ema=self.train.ema_decay > 0)
