@@ -66,9 +66,7 @@ def train(out):
         step = parallel.parallelize(step, mode, mesh, args=("whole", "batch", "whole"))
         variables = model.init(jax.random.key(0), images[:1], train=False)
         state = parallel.replicate(TrainState.create(variables=variables, tx=tx), mesh)
-        store = reader.Store(
-            source.Examples(seen, labels), mesh=mesh, mode=mode, weight=np.ones(50, np.float32)
-        )
+        store = reader.Store(source.Examples(seen, labels), mesh=mesh, mode=mode, weight=np.ones(50, np.float32))
         stream = reader.Stream(np.arange(50), BATCH, (0,))
         for batch in reader.train_batches(store, [stream], start=0, steps=STEPS):
             state, _ = step(state, batch, jax.random.key(7))
