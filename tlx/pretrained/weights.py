@@ -132,7 +132,8 @@ def _find_in_package(package: str, file: str) -> pathlib.Path:
     if not found:
         raise UserError(f"the package {package!r} holds no weight file (*{', *'.join(SUFFIXES)})")
     what = f"no weight file {file!r}" if file and not chosen else f"{len(chosen)} weight files"
-    raise UserError(f"the package {package!r} holds {what}: name one as package:{package}/FILE, of {', '.join(found[:8])}")
+    listed = ", ".join(found[:8]) + ", ..." * (len(found) > 8)
+    raise UserError(f"the package {package!r} holds {what}: name one as package:{package}/FILE, of {listed}")
 
 
 def _find_on_hub(source: str) -> pathlib.Path:
