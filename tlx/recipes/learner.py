@@ -179,12 +179,10 @@ class Learner:
 def make_learner(
     run: Run,
     role: str,
+    section: ConfigDict,
     *,
-    model: Mapping[str, Any],
-    optimizer: Mapping[str, Any],
-    train: ConfigDict,
-    augment: Mapping[str, Any],
     make_step: Callable,
+    scale: float = 1.0,
     teacher: bool = False,
     streams: Mapping[str, int] | None = None,
 ) -> Learner:
@@ -193,28 +191,27 @@ def make_learner(
     Args:
       run: the run.
       role: "teacher", "student": what the table is titled with.
-      model: options of `models.build`, with "name".
-      optimizer: {"rules", "groups"} of `optim.make_optimizer`.
-      train: the section of that name.
-      augment: options of `make_augment`, for the training view.
+      section: as `tlx.config.learner` makes it: `model`, options of `models.build`; `optim`, of `make_optimizer`;
+        `train`; and `augment`, of `make_augment`, for the training view.
       make_step: a factory of `tlx.steps`, with what is special to it bound.
+      scale: multiplies the model's widths.
       teacher: whether the step takes a teacher's variables after the state.
       streams: name -> batch size; each must divide by the devices.
     """
-    config, devices = run.config, run.mesh.devices.size
+    config, train, devices = run.config, section.train, run.mesh.devices.size
     for key in ("steps", "eval_every", "accumulate"):
         if train[key] < 1:
             raise UserError(f"train.{key} is {train[key]}: it must be >= 1")
     for name, size in (streams or {"train.batch_size": train.batch_size}).items():
         parallel.check_batch(size, devices, what=name, accumulate=train.accumulate)
-    options = dict(model)
+    options = models.scale(section.model, scale)
     dtype = jnp.dtype(config.dtype)
     network = models.build(**options, num_classes=run.num_classes, dtype=dtype, axis_name=run.axis_name)
     shapes = jax.eval_shape(lambda: _init(network, jax.random.key(0), run))
     made = optim.make_optimizer(
         shapes["params"],
-        rules=optimizer["rules"],
-        groups=optimizer["groups"],
+        rules=section.optim.rules,
+        groups=section.optim.groups,
         total_steps=train.steps,
         levels=models.levels(network, run.dataset.image_shape),
         batch_stats=shapes.get("batch_stats", {}),
@@ -227,7 +224,7 @@ def make_learner(
     for stage in made.stages:
         step = make_step(
             apply=models.make_apply(network, frozen_norms=stage.frozen_norms),
-            view=make_view(mean=run.mean, std=run.std, **augment),
+            view=make_view(mean=run.mean, std=run.std, **section.augment),
             tx=made.tx,
             frozen=stage.frozen,
             ema_decay=train.ema_decay,
