@@ -319,6 +319,21 @@ def test_bfloat16_computes_in_bfloat16_between_float32_ends(name):
     assert {leaf.dtype for leaf in jax.tree.leaves((logits, mutated))} == {jnp.dtype("float32")}
 
 
+def test_a_transformer_pools_its_token_or_its_patches():
+    for pool, read in (("token", lambda x: x[:, 0]), ("mean", lambda x: x[:, 1:].mean(axis=1))):
+        (_, levels), _ = small("vit_ti16", pool=pool).evaluate(initialized("vit_ti16"), images())
+        assert levels["norm"].shape == (3, 1 + 2 * 2, 64)
+        np.testing.assert_allclose(levels["pooled"], read(levels["norm"]), atol=1e-6)
+
+
+@pytest.mark.parametrize(("factor", "heads"), [(0.1, 1), (0.5, 2), (2**0.5, 4), (2, 6)])
+def test_a_wider_transformer_has_more_heads_of_64_channels(factor, heads):
+    options = models.scale({"name": "vit_ti16", "patch": 8}, factor)
+    params = shapes(**options, image_shape=(16, 16, 3))["params"]["backbone"]
+    assert params["block1"]["attention"]["query"]["kernel"].shape == (64 * heads, 64 * heads)
+    assert models.build(**options, num_classes=3).backbone.heads == heads
+
+
 def test_max_pool_is_linens_and_its_gradient_too():
     x = images(2, 7, 3)  # odd: the last row and column are left out
     pooled = lambda pool: jax.value_and_grad(lambda x: jnp.sum(jnp.sin(pool(x))))(x)
