@@ -7,7 +7,7 @@ import optax
 import pytest
 from flax import traverse_util
 
-from tlx import optim
+from tlx import models, optim
 from tlx.errors import UserError
 
 PARAMS = {
@@ -95,6 +95,20 @@ def test_layer_decay_multiplies_level_by_level():
     np.testing.assert_allclose(got["backbone"]["stem"]["kernel"], -0.25)
     rates = {row["group"]: row["learning_rate"] for row in optim.group_table(PARAMS, made)}
     assert rates == {"all@stem": 0.25, "all@stage1": 0.5, "all@head": 1.0}
+
+
+def test_a_transformers_levels_slow_down_and_only_its_kernels_decay():
+    model = models.build("vit_ti16", num_classes=3, blocks=2, width=0.3, patch=4)
+    init = lambda key: model.init(key, jnp.zeros((1, 8, 8, 1)), train=False)["params"]
+    params = jax.tree.map(lambda p: jnp.ones(p.shape), jax.eval_shape(init, jax.random.key(0)))
+    groups = {"all": SGD | {"learning_rate": 1.0, "layer_decay": 0.5, "weight_decay": 0.25}}
+    levels = models.levels(model, (8, 8, 1))
+    made = optim.make_optimizer(params, rules=((".*", "all"),), groups=groups, total_steps=10, levels=levels)
+    got = updates(made.tx, jax.tree.map(jnp.zeros_like, params), params)
+    depth = {"embed": 4, "block1": 3, "block2": 2, "norm": 1}  # levels below the head
+    for path, update in traverse_util.flatten_dict(got).items():
+        rate = 0.5 ** depth[path[1]] if path[0] == "backbone" else 1.0
+        np.testing.assert_array_equal(update, -0.25 * rate if path[-1] == "kernel" else 0.0, err_msg="/".join(path))
 
 
 @pytest.mark.parametrize(

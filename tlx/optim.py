@@ -290,7 +290,8 @@ def _group_options(name: str, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _group_transform(group: Mapping[str, Any], schedule: optax.Schedule, begin: int) -> optax.GradientTransformation:
-    kernels = lambda params: jax.tree.map(lambda p: jnp.ndim(p) >= 2, params)
+    # By name, not by rank: a transformer's class token and positions have three axes.
+    kernels = lambda params: jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
     chain = optax.chain(
         optax.clip_by_global_norm(group["clip"]) if group["clip"] else optax.identity(),
         SCALERS[group["optimizer"]](group),

@@ -23,13 +23,18 @@ from tlx.models.cnn import cnn
 from tlx.models.mlp import mlp
 from tlx.models.options import check_count
 from tlx.models.resnet import ARCHITECTURES, resnet
+from tlx.models.vit import HEADS, vit
 
 __all__ = ["MODELS", "Classifier", "build", "levels", "make_apply", "parameter_count", "scale"]
 
 # A constructor's keyword-only arguments, beyond these two, are the model's options.
 _GIVEN_BY_BUILD = ("dtype", "axis_name")
 
-MODELS = {"mlp": mlp, "cnn": cnn} | {name: functools.partial(resnet, name) for name in ARCHITECTURES}
+MODELS = (
+    {"mlp": mlp, "cnn": cnn}
+    | {name: functools.partial(resnet, name) for name in ARCHITECTURES}
+    | {name: functools.partial(vit, name) for name in HEADS}
+)
 
 
 def build(
