@@ -8,7 +8,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tlx.data import augment as lib
-from tlx.data.augment import RAND_OPS, make_augment, normalize, to_float
+from tlx.data.augment import RAND_OPS, make_augment, to_float
 from tlx.errors import UserError
 
 KEY = jax.random.key(0)
@@ -228,11 +228,10 @@ def test_rand_augment_draws_every_op_and_the_magnitude_scales_it():
     assert np.median(change(none)) < 1e-6
 
 
-def test_to_float_and_normalize():
+def test_to_float():
     image = jnp.array([0, 51, 255], jnp.uint8).reshape(1, 1, 1, 3)
     np.testing.assert_allclose(to_float(image).ravel(), [0, 0.2, 1], atol=1e-7)
     assert to_float(np.float64([0.25])).dtype == np.float32
-    np.testing.assert_allclose(normalize(image, [0.0, 0.1, 0.5], [1.0, 0.1, 0.25]).ravel(), [0, 1, 2], atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,8 @@ GOLDEN = {
 def test_first_losses(method):
     data, mesh = source.load("digits"), make_mesh()
     model = models.build("cnn", num_classes=10, widths=(8, 16), dense=16, dropout=0.3, norm="batch")
-    apply, tx = models.make_apply(model), optax.adam(1e-2)
-    see = view.make_view(mean=(0.3,), std=(0.4,), shift=1, rotate=10.0, cutout=2)
+    apply = models.make_apply(model, takes=models.Input((8, 8, 1), (0.3,), (0.4,)))
+    see, tx = view.make_view(shift=1, rotate=10.0, cutout=2), optax.adam(1e-2)
     variables = model.init(jax.random.key(1), data.train.images[:1] / 255.0, train=False)
     teacher = model.init(jax.random.key(2), data.train.images[:1] / 255.0, train=False)
     make = {

@@ -58,8 +58,8 @@ def train(out):
         model = models.build("mlp", num_classes=3, widths=(8,), axis_name=parallel.axis_name(mode))
         tx = optax.sgd(0.1)
         step = steps.make_supervised_step(
-            apply=models.make_apply(model),
-            view=view.make_view(mean=(0.5,), std=(0.3,), noise=0.1),
+            apply=models.make_apply(model, takes=models.Input((4, 4, 1), (0.5,), (0.3,))),
+            view=view.make_view(noise=0.1),
             tx=tx,
             axis_name=parallel.axis_name(mode),
         )

@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 import rich.table
 
-from tlx import models, progress
+from tlx import progress
 from tlx.data.source import check_examples
 from tlx.data.view import make_view
 from tlx.errors import UserError
@@ -29,7 +29,7 @@ def predict(run: TrainedRun, images: np.ndarray) -> np.ndarray:
     """
     check_examples(images, np.zeros(len(images), np.int32), len(run.class_names))
     run.check_input(images.shape[1:])
-    apply, view = models.make_apply(run.model), make_view(mean=run.mean, std=run.std)
+    apply, view = run.make_apply(), make_view()
     logits, _ = jax.jit(lambda variables, x: apply(variables, view(x, None, None), train=False))(run.variables, images)
     return np.asarray(jax.nn.softmax(logits))
 

@@ -49,7 +49,7 @@ def make_supervised_step(
 
     Args:
       apply: from `tlx.models.make_apply`.
-      view: augmentation and normalisation, from `tlx.data.make_view`.
+      view: from images and keys to what training sees, from `tlx.data.view.make_view`.
       tx: the optimiser; `tlx.optim.make_optimizer(...).tx` or any other of optax.
       frozen: bool pytree like the parameters; True = not differentiated. None = all are trained.
       ema_decay: keep an average of the weights with this decay; 0 = off (then `state.ema_params` must be None).

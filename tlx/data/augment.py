@@ -7,7 +7,7 @@ in the global batch, and not from where it lies: one device and eight draw the s
 import inspect
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -36,11 +36,6 @@ _LIMITS |= {"magnitude": 1}
 def to_float(images: jax.Array) -> jax.Array:
     """uint8 to float32 in [0, 1]; floats are taken to be there already."""
     return images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images.astype(jnp.float32)
-
-
-def normalize(images: jax.Array, mean: Sequence[float] | float, std: Sequence[float] | float) -> jax.Array:
-    """`(to_float(images) - mean) / std`; both per channel, and of images in [0, 1]."""
-    return (to_float(images) - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
 
 
 def make_augment(

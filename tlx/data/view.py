@@ -1,18 +1,17 @@
-"""What a network sees of an image: scaled, augmented where asked, normalised."""
+"""What training sees of an image: in [0, 1], augmented where asked. Normalising is the network's own: `Input`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
-from tlx.data.augment import make_augment, normalize, to_float
+from tlx.data.augment import make_augment, to_float
 
 
-def make_view(*, mean: Sequence[float], std: Sequence[float], **augment: Any) -> Callable:
-    """Builds `view(images, slots, key) -> float32 [B, H, W, C]`.
+def make_view(**augment: Any) -> Callable:
+    """Builds `view(images, slots, key) -> float32 [B, H, W, C]` in [0, 1].
 
     Args:
-      mean, std: per channel, of the training images in [0, 1].
       **augment: options of `make_augment`; none = the noised view is the clean one.
 
     Returns:
@@ -23,8 +22,6 @@ def make_view(*, mean: Sequence[float], std: Sequence[float], **augment: Any) ->
 
     def view(images: jax.Array, slots: jax.Array, key: jax.Array | None) -> jax.Array:
         images = to_float(images)
-        if key is not None:
-            images = noise(key, images, slots)
-        return normalize(images, mean, std)
+        return images if key is None else noise(key, images, slots)
 
     return view

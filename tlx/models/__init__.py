@@ -20,12 +20,13 @@ from tlx.errors import UserError, did_you_mean
 from tlx.models.apply import make_apply
 from tlx.models.classifier import Classifier
 from tlx.models.cnn import cnn
+from tlx.models.inputs import Input
 from tlx.models.mlp import mlp
 from tlx.models.options import check_count
 from tlx.models.resnet import ARCHITECTURES, resnet
 from tlx.models.vit import HEADS, vit
 
-__all__ = ["MODELS", "Classifier", "build", "levels", "make_apply", "parameter_count", "scale"]
+__all__ = ["MODELS", "Classifier", "Input", "build", "levels", "make_apply", "parameter_count", "scale"]
 
 # A constructor's keyword-only arguments, beyond these two, are the model's options.
 _GIVEN_BY_BUILD = ("dtype", "axis_name")

@@ -9,18 +9,21 @@ import jax
 PyTree = Any
 
 
-def make_apply(model: nn.Module, *, frozen_norms: Collection[str] = ()) -> Callable:
+def make_apply(
+    model: nn.Module, *, takes: Callable[[jax.Array], jax.Array] | None = None, frozen_norms: Collection[str] = ()
+) -> Callable:
     """Wraps a linen classifier for the steps.
 
     Args:
       model: a module called as `model(images, train=...)` that returns logits.
+      takes: an `Input`, from images in [0, 1] to what the model takes; None = it takes them as they are.
       frozen_norms: paths ("backbone/stage1/block1/norm1") of BatchNorm modules that run on their stored statistics
         even in training, and leave them as they are. Frozen weights with moving statistics are not frozen.
 
     Returns:
-      `apply(variables, images, *, train, key=None) -> (logits, batch_stats)`: images float [B, H, W, C], logits float32
-      [B, K]; `key` seeds dropout and stochastic depth, needed only where `train`; `batch_stats` are the updated
-      statistics where `train`, else the given ones.
+      `apply(variables, images, *, train, key=None) -> (logits, batch_stats)`: images float [B, H, W, C] in [0, 1],
+      logits float32 [B, K]; `key` seeds dropout and stochastic depth, needed only where `train`; `batch_stats` are the
+      updated statistics where `train`, else the given ones.
     """
 
     def rest_frozen_norms(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
@@ -31,6 +34,7 @@ def make_apply(model: nn.Module, *, frozen_norms: Collection[str] = ()) -> Calla
     def apply(
         variables: PyTree, images: jax.Array, *, train: bool, key: jax.Array | None = None
     ) -> tuple[jax.Array, PyTree]:
+        images = takes(images) if takes is not None else images
         batch_stats = variables.get("batch_stats", {})
         if not train:
             return model.apply(variables, images, train=False), batch_stats

@@ -33,7 +33,7 @@ class Classifier(nn.Module):
         """Classifies images.
 
         Args:
-          x: float [B, H, W, C], normalized as the data's view does.
+          x: float [B, H, W, C], normalized as the network's `Input` does.
           train: whether BatchNorm uses and updates batch statistics, and whether anything is dropped (which needs an
             rng named "dropout").
           features: whether to return the levels too.

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -22,11 +23,11 @@ class TrainedRun:
 
     Attributes:
       path: the run's folder.
-      model: called as `model.apply(variables, images, train=False)`.
+      model: the linen module.
       variables: {"params", "batch_stats"}, the averaged weights where the run kept an average.
       class_names: of the outputs, in order.
-      image_shape: (H, W, C) of the input.
-      mean, std: what each channel of the input, in [0, 1], is normalised with.
+      image_shape: (H, W, C) of the images that it was trained on.
+      takes: what the model takes, from such images.
       result: the run's `result.json`.
     """
 
@@ -35,9 +36,12 @@ class TrainedRun:
     variables: PyTree
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    takes: models.Input
     result: dict[str, Any]
+
+    def make_apply(self) -> Callable:
+        """`apply(variables, images, train=False) -> (logits, batch_stats)` of images [B, H, W, C] in [0, 1]."""
+        return models.make_apply(self.model, takes=self.takes)
 
     def check_input(self, image_shape: tuple[int, ...]) -> None:
         """Raises UserError unless images of this shape are what the network was trained on."""
@@ -75,8 +79,7 @@ def load_run(path: str | os.PathLike) -> TrainedRun:
         variables=restore_variables(path / "checkpoints" / selected["phase"], selected["step"]),
         class_names=tuple(task["class_names"]),
         image_shape=tuple(task["image_shape"]),
-        mean=tuple(task["mean"]),
-        std=tuple(task["std"]),
+        takes=models.Input(**_tuples(selected["takes"])),
         result=result,
     )
 

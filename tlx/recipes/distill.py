@@ -41,9 +41,7 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike, *, overwrite: boo
             run,
             "student",
             config,
-            make_step=functools.partial(
-                steps.make_distill_step, teacher_apply=models.make_apply(teacher.model), **config.loss
-            ),
+            make_step=functools.partial(steps.make_distill_step, teacher_apply=teacher.make_apply(), **config.loss),
             teacher=True,
         )
         transfer = [run.splits.labeled] + ([run.splits.unlabeled] if config.transfer == "all" else [])

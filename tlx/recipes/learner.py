@@ -53,6 +53,7 @@ class Learner:
     options: dict[str, Any]
     train: ConfigDict
     model: Any
+    takes: models.Input
     optimizer: optim.Optimizer
     step: Callable[[int], Callable]
     eval_step: Callable
@@ -60,7 +61,7 @@ class Learner:
 
     def init(self, phase: str) -> PyTree:
         """Fresh variables, from the stream of this phase's name."""
-        return _init(self.model, rng_lib.stream(rng_lib.stream(self.run.rng, phase), "init"), self.run)
+        return _init(self.model, rng_lib.stream(rng_lib.stream(self.run.rng, phase), "init"), self.takes)
 
     def fit(
         self,
@@ -183,6 +184,7 @@ def make_learner(
     *,
     make_step: Callable,
     scale: float = 1.0,
+    takes: models.Input | None = None,
     teacher: bool = False,
     streams: Mapping[str, int] | None = None,
 ) -> Learner:
@@ -195,6 +197,7 @@ def make_learner(
         `train`; and `augment`, of `make_augment`, for the training view.
       make_step: a factory of `tlx.steps`, with what is special to it bound.
       scale: multiplies the model's widths.
+      takes: the network's input; None = the run's data as they are.
       teacher: whether the step takes a teacher's variables after the state.
       streams: name -> batch size; each must divide by the devices.
     """
@@ -204,16 +207,18 @@ def make_learner(
             raise UserError(f"train.{key} is {train[key]}: it must be >= 1")
     for name, size in (streams or {"train.batch_size": train.batch_size}).items():
         parallel.check_batch(size, devices, what=name, accumulate=train.accumulate)
+    takes = takes or run.takes
+    takes.check(run.dataset.image_shape)
     options = models.scale(section.model, scale)
     dtype = jnp.dtype(config.dtype)
     network = models.build(**options, num_classes=run.num_classes, dtype=dtype, axis_name=run.axis_name)
-    shapes = jax.eval_shape(lambda: _init(network, jax.random.key(0), run))
+    shapes = jax.eval_shape(lambda: _init(network, jax.random.key(0), takes))
     made = optim.make_optimizer(
         shapes["params"],
         rules=section.optim.rules,
         groups=section.optim.groups,
         total_steps=train.steps,
-        levels=models.levels(network, run.dataset.image_shape),
+        levels=models.levels(network, takes.shape),
         batch_stats=shapes.get("batch_stats", {}),
     )
     progress.say(
@@ -223,8 +228,8 @@ def make_learner(
     programs = []
     for stage in made.stages:
         step = make_step(
-            apply=models.make_apply(network, frozen_norms=stage.frozen_norms),
-            view=make_view(mean=run.mean, std=run.std, **section.augment),
+            apply=models.make_apply(network, takes=takes, frozen_norms=stage.frozen_norms),
+            view=make_view(**section.augment),
             tx=made.tx,
             frozen=stage.frozen,
             ema_decay=train.ema_decay,
@@ -234,13 +239,14 @@ def make_learner(
         programs.append(run.parallelize(step, args=arguments, donate=True))
     begins = [stage.begin for stage in made.stages]
     eval_step = steps.make_eval_step(
-        apply=models.make_apply(network), view=make_view(mean=run.mean, std=run.std), axis_name=run.axis_name
+        apply=models.make_apply(network, takes=takes), view=make_view(), axis_name=run.axis_name
     )
     return Learner(
         run=run,
         options=options,
         train=train,
         model=network,
+        takes=takes,
         optimizer=made,
         step=lambda number: programs[bisect.bisect_right(begins, number) - 1],
         eval_step=run.parallelize(eval_step, args=("whole", "batch"), out=("whole", "batch")),
@@ -257,6 +263,6 @@ def digest(variables: PyTree) -> str:
     return sha.hexdigest()
 
 
-def _init(model: Any, key: jax.Array, run: Run) -> PyTree:
-    images = jnp.zeros((1, *run.dataset.image_shape))
+def _init(model: Any, key: jax.Array, takes: models.Input) -> PyTree:
+    images = jnp.zeros((1, *takes.shape))
     return jax.jit(lambda key: model.init({"params": key}, images, train=False))(key)

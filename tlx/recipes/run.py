@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 import tlx
 from tlx import config as config_lib
-from tlx import loop, metrics, parallel, progress, report
+from tlx import loop, metrics, models, parallel, progress, report
 from tlx.data import reader, source, splits
 from tlx.errors import UserError
 from tlx.preemption import Preemption
@@ -43,7 +43,7 @@ class Run:
       overwrite: whether the run that it holds is deleted when this one starts.
       mesh: all devices.
       dataset, splits: the data, and which training images are labelled, unlabelled, for validation.
-      mean, std: per channel, of the training images.
+      takes: what a network takes that begins here: the data's images, with the training images' mean and deviation.
       rng: the root key.
       writer, preemption, clock: see their modules; the clock adds up over phases.
       result: of a run that has finished already, else None.
@@ -55,8 +55,7 @@ class Run:
     mesh: Mesh
     dataset: source.Dataset
     splits: splits.Splits
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    takes: models.Input
     rng: jax.Array
     writer: metrics.MetricWriter
     preemption: Preemption
@@ -125,7 +124,6 @@ def open_run(config: ConfigDict, workdir: str | os.PathLike, *, overwrite: bool 
         )
         if not len(parts.validation):
             raise UserError("data.validation is 0: checkpoints and promotions are chosen on it; set it above 0")
-        mean, std = _moments(dataset.train.images)
         done = is_finished(folder) and not overwrite
         with Preemption() as preemption:
             run = Run(
@@ -135,8 +133,7 @@ def open_run(config: ConfigDict, workdir: str | os.PathLike, *, overwrite: bool 
                 mesh=parallel.make_mesh(),
                 dataset=dataset,
                 splits=parts,
-                mean=mean,
-                std=std,
+                takes=models.Input(dataset.image_shape, *_moments(dataset.train.images)),
                 rng=jax.random.key(config.seed),
                 writer=metrics.MetricWriter(folder),
                 preemption=preemption,
@@ -182,6 +179,7 @@ def finish(run: Run, trained: "Trained", **more: Any) -> dict[str, Any]:
             "phase": trained.phase,
             "step": trained.step,
             "model": trained.learner.options,
+            "takes": dataclasses.asdict(trained.learner.takes),
             "dtype": run.config.dtype,
             "parameters": trained.learner.parameters,
             "digest": trained.digest,
@@ -217,14 +215,12 @@ def _moments(images: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def _task(run: Run) -> dict[str, Any]:
-    """What the network expects, and what it was made from."""
+    """The data that the run is about."""
     return {
         "dataset": run.dataset.name,
         "fingerprint": source.fingerprint(run.dataset),
         "class_names": run.dataset.class_names,
         "image_shape": run.dataset.image_shape,
-        "mean": run.mean,
-        "std": run.std,
         "counts": {
             "labeled": len(run.splits.labeled),
             "unlabeled": len(run.splits.unlabeled),

@@ -25,11 +25,13 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike, *, overwrite: boo
     with open_run(config, workdir, overwrite=overwrite) as run:
         if run.result:
             return finished(run)
-        learner = make_learner(run, "network", config, make_step=steps.make_supervised_step)
-        variables = learner.init("train")
-        if config.init.run:
-            source = pretrained.load_run(config.init.run)
+        source = pretrained.load_run(config.init.run) if config.init.run else None
+        if source:
             source.check_input(run.dataset.image_shape)
+        takes = source.takes if source else None
+        learner = make_learner(run, "network", config, takes=takes, make_step=steps.make_supervised_step)
+        variables = learner.init("train")
+        if source:
             grafted = pretrained.graft(variables, source.variables, reset=config.init.reset)
             variables = grafted.variables
             progress.say(
