@@ -75,6 +75,22 @@ def test_decay_is_decoupled_and_on_kernels_only():
     np.testing.assert_array_equal(got["head"]["bias"], 0)
 
 
+def test_l2_sp_pulls_to_the_start_by_hand():
+    rate, strength = 0.5, 0.1
+    made = make(groups={"body": SGD | {"learning_rate": rate, "l2_sp": strength}, "head": SGD})
+    params, state = PARAMS, made.tx.init(PARAMS)
+    grads = jax.tree.map(jnp.ones_like, PARAMS)
+    for _ in range(3):
+        got, state = jax.jit(made.tx.update)(grads, state, params)
+        params = optax.apply_updates(params, got)
+    # d = p - p0 obeys d <- d - rate (1 + strength d)
+    d = 0.0
+    for _ in range(3):
+        d -= rate * (1 + strength * d)
+    for new, old in zip(jax.tree.leaves(params["backbone"]), jax.tree.leaves(PARAMS["backbone"]), strict=True):
+        np.testing.assert_allclose(new, old + d, rtol=1e-6)
+
+
 def test_max_norm_bounds_each_units_incoming_weights():
     groups = {"body": SGD, "head": SGD | {"learning_rate": 1.0, "max_norm": 1.5}}
     grads = jax.tree.map(jnp.zeros_like, PARAMS)

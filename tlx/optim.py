@@ -40,6 +40,7 @@ GROUP_DEFAULTS = {
     "warmup": 0.0,  # the fraction of its steps over which the rate rises from 0
     "start": 0.0,  # the fraction of all steps for which the group rests, frozen, before its schedule begins
     "weight_decay": 0.0,  # decoupled (Loshchilov & Hutter 2019), times the rate; kernels only, not biases and norms
+    "l2_sp": 0.0,  # as weight_decay, but towards where the group started: the pre-trained weights; all parameters
     "clip": 0.0,  # the group's largest gradient norm; 0 = off
     "max_norm": 0.0,  # the largest norm of a unit's incoming weights (Srebro & Shraibman 2005); 0 = off
     "layer_decay": 1.0,  # each level down from the head multiplies the rate by this (ULMFiT, BEiT)
@@ -226,6 +227,21 @@ def max_norm(limit: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
+def pull_to_start(strength: float) -> optax.GradientTransformation:
+    """Adds `strength * (p - p0)`, p0 the parameters at `init`: L2-SP's pull to the pre-trained weights.
+
+    Li, Grandvalet & Davoine (2018), "Explicit Inductive Bias for Transfer Learning with Convolutional Networks",
+    section 3.2. Theirs is a penalty in the loss; like `weight_decay` it stands behind the optimiser's scaling here, which
+    under plain SGD is the same. The state keeps p0, so a resumed run is pulled to where it began.
+    """
+
+    def update(updates: PyTree, start: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
+        return jax.tree.map(lambda u, p, p0: u + strength * (p - p0), updates, params, start), start
+
+    # A copy: the step donates its state, and one buffer cannot be donated twice.
+    return optax.GradientTransformation(lambda params: jax.tree.map(jnp.copy, params), update)
+
+
 def stop_frozen(params: PyTree, frozen: PyTree | None) -> PyTree:
     """Stops the gradient at frozen leaves, so that their backward pass is never traced, let alone run.
 
@@ -274,6 +290,7 @@ def _group_options(name: str, given: dict[str, Any]) -> dict[str, Any]:
         "warmup": (0, 1),
         "start": (0, 1),
         "weight_decay": (0, math.inf),
+        "l2_sp": (0, math.inf),
         "clip": (0, math.inf),
         "max_norm": (0, math.inf),
         "layer_decay": (0, 1),
@@ -296,6 +313,7 @@ def _group_transform(group: Mapping[str, Any], schedule: optax.Schedule, begin: 
         optax.clip_by_global_norm(group["clip"]) if group["clip"] else optax.identity(),
         SCALERS[group["optimizer"]](group),
         optax.add_decayed_weights(group["weight_decay"], kernels) if group["weight_decay"] else optax.identity(),
+        pull_to_start(group["l2_sp"]) if group["l2_sp"] else optax.identity(),
         optax.scale_by_learning_rate(schedule),
         max_norm(group["max_norm"]) if group["max_norm"] else optax.identity(),
     )
