@@ -20,16 +20,21 @@ from tlx.errors import UserError, did_you_mean
 from tlx.models.apply import make_apply
 from tlx.models.classifier import Classifier
 from tlx.models.cnn import cnn
+from tlx.models.efficientnet import ARCHITECTURES as EFFICIENTNETS
+from tlx.models.efficientnet import efficientnet_lite
 from tlx.models.mlp import mlp
 from tlx.models.options import check_count
-from tlx.models.resnet import ARCHITECTURES, resnet
+from tlx.models.resnet import ARCHITECTURES as RESNETS
+from tlx.models.resnet import resnet
 
 __all__ = ["MODELS", "Classifier", "build", "levels", "make_apply", "parameter_count", "scale"]
 
 # A constructor's keyword-only arguments, beyond these two, are the model's options.
 _GIVEN_BY_BUILD = ("dtype", "axis_name")
 
-MODELS = {"mlp": mlp, "cnn": cnn} | {name: functools.partial(resnet, name) for name in ARCHITECTURES}
+MODELS = {"mlp": mlp, "cnn": cnn}
+MODELS |= {name: functools.partial(resnet, name) for name in RESNETS}
+MODELS |= {name: functools.partial(efficientnet_lite, name) for name in EFFICIENTNETS}
 
 
 def build(
