@@ -14,7 +14,16 @@ from tlx.errors import UserError
 KEY = jax.random.key(0)
 IMAGES = jax.random.uniform(jax.random.key(1), (64, 6, 7, 1))
 SLOTS = jnp.arange(64)
-EVERYTHING = {"shift": 1, "crop": 1, "flip": True, "rotate": 20.0, "scale": 0.2, "shear": 0.1, "cutout": 2}
+EVERYTHING = {
+    "shift": 1,
+    "crop": 1,
+    "flip": True,
+    "rotate": 20.0,
+    "scale": 0.2,
+    "shear": 0.1,
+    "translate": 0.5,
+    "cutout": 2,
+}
 EVERYTHING |= {"noise": 0.1, "brightness": 0.2, "contrast": 0.2, "rand_augment": 2, "magnitude": 0.7}
 
 
@@ -86,6 +95,15 @@ def test_shift_moves_by_whole_pixels_and_fills_with_zeros():
 def test_shift_in_the_warp_is_the_shift_as_a_slice():
     # A scale this small makes a warp necessary, and moves nothing by a visible amount.
     np.testing.assert_allclose(run(shift=2, scale=1e-7), run(shift=2), atol=1e-5)
+
+
+def test_translate_moves_by_fractions_of_a_pixel():
+    row, column = np.meshgrid(np.arange(9), np.arange(9), indexing="ij")
+    slopes = jnp.asarray(np.stack([0.1 * row, 0.1 * column], -1), jnp.float32)  # how far it moved can be read off
+    moved = run(jnp.stack([slopes] * 64), translate=1.5)
+    moves = np.asarray(moved - slopes)[:, 2:7, 2:7] / 0.1  # [64, 5, 5, 2], away from the edges
+    np.testing.assert_allclose(moves, moves[:, :1, :1] * np.ones((5, 5, 1)), atol=1e-4)
+    assert 1.3 < np.abs(moves).max() <= 1.5001 and np.abs(moves - np.round(moves)).mean() > 0.2
 
 
 def test_crop_is_a_window_of_the_reflected_image():

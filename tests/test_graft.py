@@ -33,3 +33,13 @@ def test_mismatches_are_named():
         graft(variables(0.0, new={"bias": np.zeros(3)}), variables(1.0))
     with pytest.raises(UserError, match=r"init.reset: 'haed/\.\*' matches no parameter"):
         graft(variables(0.0), variables(1.0), reset=("haed/.*",))
+
+
+def test_what_has_no_place_is_refused_on_demand():
+    deeper = variables(1.0, old={"bias": np.ones(3)})
+    with pytest.raises(UserError, match=r"has params 'backbone/old/bias', of shape \[3\], and this one has not"):
+        graft(variables(0.0), deeper, all_used=True)
+    assert graft(variables(0.0), deeper, reset=("head/.*",)).unused == ("backbone/old/bias",)
+    with_bias = variables(1.0)
+    with_bias["params"]["head"]["bias"] = np.ones(3)  # the head is another one anyway
+    assert graft(variables(0.0), with_bias, all_used=True).unused == ("head/bias",)

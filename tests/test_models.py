@@ -14,6 +14,7 @@ from flax import traverse_util
 
 from tlx import models
 from tlx.errors import UserError
+from tlx.models.efficientnet import round_width
 from tlx.models.layers import StochasticDepth, max_pool_2x2
 from tlx.models.resnet import Stem
 
@@ -22,6 +23,8 @@ SMALL = {  # name -> options that make it quick
     "mlp": {"widths": (6, 5), "dropout": 0.5, "input_dropout": 0.2},
     "cnn": {"widths": (4, 6), "dense": 7, "dropout": 0.5, "norm": "batch"},
     "resnet8": {"width": 0.25, "dropout": 0.5, "stochastic_depth": 0.5, "zero_init_residual": False},
+    "efficientnet_lite0": {"width": 0.25, "dropout": 0.5, "stochastic_depth": 0.5},
+    "vit_ti16": {"blocks": 1, "width": 0.25, "patch": 4, "dropout": 0.5, "stochastic_depth": 0.5},
 }
 
 
@@ -92,7 +95,10 @@ def test_every_parameter_is_under_its_level_and_the_levels_are_in_order(name):
     paths = traverse_util.flatten_dict(shapes(name, (32, 32, 3))["params"]["backbone"])
     assert {path[0] for path in paths} == set(names)
     expected = {"mlp": ("layer1", "layer2"), "cnn": ("stage1", "stage2", "dense")}
-    stages = 4 if name in ("resnet18", "resnet50") else 3
+    expected |= {f"vit_{size}16": ("embed", *(f"block{i}" for i in range(1, 13)), "norm") for size in ("ti", "s", "b")}
+    lite = ("stem", *(f"stage{i}" for i in range(1, 8)), "conv_head")
+    expected |= {f"efficientnet_lite{i}": lite for i in range(3)}
+    stages = 4 if name in ("resnet18", "resnet34", "resnet50") else 3
     assert names == expected.get(name, ("stem", *(f"stage{i}" for i in range(1, stages + 1))))
 
 
@@ -110,6 +116,18 @@ def test_every_parameter_is_under_its_level_and_the_levels_are_in_order(name):
             "resnet8",
             {"width": 0.5},
             {"stem": (8, 10, 8), "stage1": (8, 10, 8), "stage2": (4, 5, 16), "stage3": (2, 3, 32), "pooled": (32,)},
+        ),
+        (
+            "efficientnet_lite0",
+            {"width": 0.5},
+            {"stem": (4, 5, 16), "stage1": (4, 5, 8), "stage2": (2, 3, 16), "stage3": (1, 2, 24), "stage4": (1, 1, 40)}
+            | {"stage5": (1, 1, 56), "stage6": (1, 1, 96), "stage7": (1, 1, 160), "conv_head": (1, 1, 640)}
+            | {"pooled": (640,)},
+        ),
+        (
+            "vit_ti16",
+            {"blocks": 2, "patch": 2, "width": 0.5},
+            {"embed": (21, 128), "block1": (21, 128), "block2": (21, 128), "norm": (21, 128), "pooled": (128,)},
         ),
     ],
 )
@@ -142,7 +160,14 @@ def test_resnet50_levels_at_imagenet_size():
         ("resnet20", 10, (32, 32, 3), 272_474),
         ("resnet56", 10, (32, 32, 3), 855_770),
         ("resnet18", 1000, (32, 32, 3), 11_689_512),  # torchvision's
+        ("resnet34", 1000, (32, 32, 3), 21_797_672),  # torchvision's
         ("resnet50", 1000, (32, 32, 3), 25_557_032),  # torchvision's
+        ("efficientnet_lite0", 1000, (32, 32, 3), 4_652_008),  # the published weights', as the next two
+        ("efficientnet_lite1", 1000, (32, 32, 3), 5_416_680),
+        ("efficientnet_lite2", 1000, (32, 32, 3), 6_092_072),
+        ("vit_ti16", 1000, (224, 224, 3), 5_717_416),  # timm's, as the next two
+        ("vit_s16", 1000, (224, 224, 3), 22_050_664),
+        ("vit_b16", 1000, (224, 224, 3), 86_567_656),
         ("mlp", 10, (28, 28, 1), 784 * 800 + 800 + 800 * 800 + 800 + 800 * 10 + 10),
         ("cnn", 10, (8, 8, 1), 9 * 32 + 32 + 9 * 32 * 64 + 64 + 2 * 2 * 64 * 128 + 128 + 128 * 10 + 10),
     ],
@@ -308,6 +333,54 @@ def test_bfloat16_computes_in_bfloat16_between_float32_ends(name):
     assert {leaf.dtype for leaf in jax.tree.leaves((logits, mutated))} == {jnp.dtype("float32")}
 
 
+def test_a_transformer_pools_its_token_or_its_patches():
+    for pool, read in (("token", lambda x: x[:, 0]), ("mean", lambda x: x[:, 1:].mean(axis=1))):
+        (_, levels), _ = small("vit_ti16", pool=pool).evaluate(initialized("vit_ti16"), images())
+        assert levels["norm"].shape == (3, 1 + 2 * 2, 64)
+        np.testing.assert_allclose(levels["pooled"], read(levels["norm"]), atol=1e-6)
+
+
+@pytest.mark.parametrize(("factor", "heads"), [(0.1, 1), (0.5, 2), (2**0.5, 4), (2, 6)])
+def test_a_wider_transformer_has_more_heads_of_64_channels(factor, heads):
+    options = models.scale({"name": "vit_ti16", "patch": 8}, factor)
+    params = shapes(**options, image_shape=(16, 16, 3))["params"]["backbone"]
+    assert params["block1"]["attention"]["query"]["kernel"].shape == (64 * heads, 64 * heads)
+    assert models.build(**options, num_classes=3).backbone.heads == heads
+
+
+def test_lite_block_names_strides_and_constants():
+    called = modules("efficientnet_lite0", axis_name="data", dtype=jnp.bfloat16)
+    norms = [module for module in called.values() if isinstance(module, nn.BatchNorm)]
+    assert len(norms) == 49
+    assert {(n.axis_name, n.momentum, n.epsilon, jnp.dtype(n.dtype).name) for n in norms} == {
+        ("data", 0.99, 1e-3, "bfloat16")
+    }
+    assert "backbone/stage1/block1/expand" not in called and "backbone/stage6/block4/expand/norm" in called
+    filters = {
+        path.removeprefix("backbone/").removesuffix("/depthwise/conv"): (module.kernel, module.stride)
+        for path, module in called.items()
+        if path.endswith("depthwise/conv")
+    }
+    assert len(filters) == 16
+    assert {path for path, (_, stride) in filters.items() if stride == 2} == {f"stage{i}/block1" for i in (2, 3, 4, 6)}
+    assert {path[:6] for path, (kernel, _) in filters.items() if kernel == 5} == {"stage3", "stage5", "stage6"}
+
+
+def test_lite_stochastic_depth_grows_from_nothing_to_less_than_its_rate():
+    called = modules("efficientnet_lite0", stochastic_depth=0.8)
+    rates = [module.rate for module in called.values() if isinstance(module, StochasticDepth)]
+    # The blocks with a shortcut are the third, fifth, ... of 16: the first of a stage has none.
+    np.testing.assert_allclose(rates, 0.8 * np.array([2, 4, 6, 7, 9, 10, 12, 13, 14]) / 16)
+
+
+@pytest.mark.parametrize(
+    ("width", "rounded"),
+    [(1.0, 8), (11.9, 16), (12.0, 16), (17.6, 16), (26.4, 24), (88.0, 88), (123.2, 120), (211.2, 208), (352.0, 352)],
+)
+def test_lite_widths_are_multiples_of_eight(width, rounded):
+    assert round_width(width) == rounded
+
+
 def test_max_pool_is_linens_and_its_gradient_too():
     x = images(2, 7, 3)  # odd: the last row and column are left out
     pooled = lambda pool: jax.value_and_grad(lambda x: jnp.sum(jnp.sin(pool(x))))(x)
@@ -333,6 +406,12 @@ def test_max_pool_is_linens_and_its_gradient_too():
         ("cnn", {"dense": -1}, "dense=-1"),
         ("cnn", {"norm": "bacth"}, r"norm='bacth': use one of 'none', 'batch' \(did you mean 'batch'\?\)"),
         ("resnet8", {"width": 0}, "width=0"),
+        ("efficientnet_lite0", {"width": -1.0}, "width=-1.0: give a number > 0"),
+        ("efficientnet_lite1", {"depth": 2}, "model 'efficientnet_lite1' has no option 'depth'"),
+        ("vit_ti16", {"width": float("inf")}, "width=inf: give a number > 0"),
+        ("vit_ti16", {"patch": 0}, "patch=0: give a whole number >= 1"),
+        ("vit_ti16", {"blocks": 1.5}, "blocks=1.5"),
+        ("vit_ti16", {"pool": "avg"}, "pool='avg': use one of 'token', 'mean'"),
         ("resnet8", {"zero_init_residual": "no"}, "zero_init_residual='no'"),
         ("mlp", {"dtype": "floaty"}, "dtype='floaty'"),
         ("mlp", {"dtype": jnp.int32}, "dtype='int32'"),
@@ -346,6 +425,11 @@ def test_bad_values_are_named(name, options, message):
 def test_bad_images_are_named():
     with pytest.raises(UserError, match=r"images of 8x8 are too small for widths=\(4, 4, 4, 4\)"):
         shapes("cnn", (8, 8, 1), widths=(4, 4, 4, 4))
+    vit = r"images of 28x42 cannot be cut into patches of 16x16: resize them to 32x48, or give the model patch=14"
+    with pytest.raises(UserError, match=vit):
+        shapes("vit_ti16", (28, 42, 1))
+    with pytest.raises(UserError, match=r"images of 7x3 .*: resize them to 8x4(\n|$)"):
+        shapes("vit_ti16", (7, 3, 1), patch=4)
     mlp = models.build("mlp", num_classes=3)
     with pytest.raises(UserError, match=r"images are uint8 \[3, 8, 8, 1\]: give normalized floats"):
         mlp.init(KEY, jnp.zeros((3, 8, 8, 1), jnp.uint8), train=False)

@@ -7,7 +7,7 @@ import optax
 import pytest
 from flax import traverse_util
 
-from tlx import optim
+from tlx import models, optim
 from tlx.errors import UserError
 
 PARAMS = {
@@ -97,6 +97,20 @@ def test_layer_decay_multiplies_level_by_level():
     assert rates == {"all@stem": 0.25, "all@stage1": 0.5, "all@head": 1.0}
 
 
+def test_a_transformers_levels_slow_down_and_only_its_kernels_decay():
+    model = models.build("vit_ti16", num_classes=3, blocks=2, width=0.3, patch=4)
+    init = lambda key: model.init(key, jnp.zeros((1, 8, 8, 1)), train=False)["params"]
+    params = jax.tree.map(lambda p: jnp.ones(p.shape), jax.eval_shape(init, jax.random.key(0)))
+    groups = {"all": SGD | {"learning_rate": 1.0, "layer_decay": 0.5, "weight_decay": 0.25}}
+    levels = models.levels(model, (8, 8, 1))
+    made = optim.make_optimizer(params, rules=((".*", "all"),), groups=groups, total_steps=10, levels=levels)
+    got = updates(made.tx, jax.tree.map(jnp.zeros_like, params), params)
+    depth = {"embed": 4, "block1": 3, "block2": 2, "norm": 1}  # levels below the head
+    for path, update in traverse_util.flatten_dict(got).items():
+        rate = 0.5 ** depth[path[1]] if path[0] == "backbone" else 1.0
+        np.testing.assert_array_equal(update, -0.25 * rate if path[-1] == "kernel" else 0.0, err_msg="/".join(path))
+
+
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [("constant", [0, 0.5, 1, 1, 1]), ("linear", [0, 0.5, 1, 0.5, 0]), ("cosine", [0, 0.5, 1, 0.5, 0])],
@@ -120,6 +134,44 @@ def test_stop_frozen_leaves_the_backward_pass_out():
     assert count({"a": True, "b": False}) == count(None) - 2
 
 
+def test_a_group_with_a_start_rests_until_then_and_begins_as_if_new():
+    body = {"optimizer": "adam", "learning_rate": 0.1, "weight_decay": 0.1, "clip": 1.0, "schedule": "linear"}
+    late = make(groups={"body": body | {"start": 0.4}, "head": SGD})
+    assert [stage.begin for stage in late.stages] == [0, 4]
+    for stage, frozen in zip(late.stages, (True, False), strict=True):
+        assert set(jax.tree.leaves(stage.frozen["backbone"])) == {frozen}
+        assert set(jax.tree.leaves(stage.frozen["head"])) == {False}
+    assert [float(late.schedules["body"](step)) for step in (0, 3, 4, 7)] == pytest.approx([0, 0, 0.1, 0.05])
+
+    params, state, update = PARAMS, late.tx.init(PARAMS), jax.jit(late.tx.update)
+    grads = jax.tree.map(jnp.ones_like, PARAMS)
+    for _ in range(4):
+        got, state = update(grads, state, params)
+        params = optax.apply_updates(params, got)
+        jax.tree.map(np.testing.assert_array_equal, params["backbone"], PARAMS["backbone"])
+        assert not np.array_equal(params["head"]["bias"], PARAMS["head"]["bias"])
+    # From there on as a run of its own, of the 6 steps that are left: fresh moments, its own schedule.
+    fresh = optim.make_optimizer(PARAMS, rules=BOTH, groups={"body": body, "head": SGD}, total_steps=6).tx
+    fresh_params, fresh_state = PARAMS, fresh.init(PARAMS)
+    for _ in range(6):
+        got, state = update(grads, state, params)
+        params = optax.apply_updates(params, got)
+        got, fresh_state = jax.jit(fresh.update)(grads, fresh_state, fresh_params)
+        fresh_params = optax.apply_updates(fresh_params, got)
+    for a, b in zip(jax.tree.leaves(params["backbone"]), jax.tree.leaves(fresh_params["backbone"]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+    rows = {row["group"]: row for row in optim.group_table(PARAMS, late)}
+    assert rows["body"]["from_step"] == 4 and rows["head"]["from_step"] == 0
+
+
+def test_a_resting_groups_norms_rest_with_it():
+    params = {"backbone": {"norm1": {"scale": jnp.ones(2)}}, "head": {"kernel": jnp.ones((2, 2))}}
+    stats = {"backbone": {"norm1": {"mean": jnp.zeros(2)}}}
+    groups = {"body": SGD | {"start": 0.5, "layer_decay": 0.5}, "head": SGD}
+    made = optim.make_optimizer(params, rules=BOTH, groups=groups, total_steps=10, levels=("norm1",), batch_stats=stats)
+    assert [(stage.begin, set(stage.frozen_norms)) for stage in made.stages] == [(0, {"backbone/norm1"}), (5, set())]
+
+
 def test_frozen_norms_follow_their_parameters():
     params = {
         "backbone": {"norm1": {"scale": jnp.ones(2)}, "norm2": {"scale": jnp.ones(2)}, "norm3": {}},
@@ -128,7 +180,7 @@ def test_frozen_norms_follow_their_parameters():
     stats = {"backbone": {name: {"mean": jnp.ones(2), "var": jnp.ones(2)} for name in ("norm1", "norm2", "norm3")}}
     rules = ((r"backbone/norm[13]/.*", "frozen"), (".*", "rest"))
     made = optim.make_optimizer(params, rules=rules, groups={"rest": SGD}, total_steps=1, batch_stats=stats)
-    assert made.frozen_norms == {"backbone/norm1", "backbone/norm3"}
+    assert made.stages[0].frozen_norms == {"backbone/norm1", "backbone/norm3"}
 
 
 @pytest.mark.parametrize(
@@ -148,6 +200,8 @@ def test_frozen_norms_follow_their_parameters():
         ({"groups": {"body": {"optimizer": "adamm"}, "head": {}}}, "optimizer is 'adamm'"),
         ({"groups": {"body": {"warmup": 2.0}, "head": {}}}, "warmup is 2.0"),
         ({"groups": {"body": {"layer_decay": 0.5}, "head": {}}}, "none of the model's levels"),
+        ({"groups": {"body": {"start": 0.5}, "head": {"start": 0.3}}}, "no group learns before"),
+        ({"groups": {"body": {"start": 1.5}, "head": {}}}, "start is 1.5"),
     ],
 )
 def test_mistakes_are_named(kwargs, message):

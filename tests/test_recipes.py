@@ -13,6 +13,7 @@ import pytest
 
 from tlx import config as config_lib
 from tlx import sweep
+from tlx.checkpoint import restore_variables
 from tlx.errors import UserError
 from tlx.metrics import MetricWriter
 from tlx.preemption import Preempted
@@ -119,6 +120,28 @@ def test_three_steps_and_three_are_six(tmp_path, monkeypatch):
     assert curves(tmp_path / "parts") == curves(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("at", [2, 4], ids=["before", "after"])
+def test_resume_across_an_unfreeze(tmp_path, monkeypatch, at):
+    """The backbone learns from step 3 of 6 on, whether the run was stopped before or after that."""
+    config = small_supervised(**{"train.eval_every": 1})
+    config.optim = config_lib.optim(
+        rules=((r"backbone/.*", "backbone"), (r"head/.*", "head")),
+        backbone={"start": 0.5, "learning_rate": 1e-2},
+        head={"learning_rate": 1e-2},
+    )
+    whole = supervised.run(config, tmp_path / "whole")
+    interrupt_at(monkeypatch, "train", at)
+    with pytest.raises(Preempted):
+        supervised.run(config, tmp_path / "parts")
+    parts = supervised.run(config, tmp_path / "parts")
+    assert figures(parts) == figures(whole)
+    assert curves(tmp_path / "parts") == curves(tmp_path / "whole")
+    rates = [line["learning_rate/backbone"] for line in curves(tmp_path / "parts")]
+    assert rates[:3] == [0, 0, 0] and rates[3] == pytest.approx(1e-2)
+    final = [restore_variables(tmp_path / name / "checkpoints" / "train", 6)["params"] for name in ("whole", "parts")]
+    jax.tree.map(np.testing.assert_array_equal, *final)
+
+
 def test_a_stop_between_two_evaluations_changes_no_curve(tmp_path, monkeypatch):
     """The sums of the interval under way are in the checkpoint."""
     from tlx import loop
@@ -189,6 +212,25 @@ def test_a_finished_run_is_left_alone(tmp_path, capsys):
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file() and p.name != ".lock"} == before
     again = supervised.run(config, tmp_path, overwrite=True)
     assert figures(again) == figures(first)
+
+
+def test_a_killed_report_is_made_up_for(tmp_path):
+    supervised.run(small_supervised(), tmp_path)
+    (tmp_path / "report.html").unlink()
+    supervised.run(small_supervised(), tmp_path)
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+def test_a_mistake_neither_begins_nor_deletes(tmp_path):
+    """What is wrong with a config is found before the folder is touched, --overwrite included."""
+    wrong = small_supervised(**{"train.batch_size": 7})
+    with pytest.raises(UserError, match="train.batch_size is 7"):
+        supervised.run(wrong, tmp_path)
+    supervised.run(small_supervised(), tmp_path)  # and not "holds a run with train.batch_size = 7"
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(UserError, match="train.batch_size is 7"):
+        supervised.run(wrong, tmp_path, overwrite=True)
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
 def test_hidden_truth_never_reaches_a_step(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from tlx import losses, optim, parallel, steps
+from tlx import losses, optim, parallel, rng, steps
 from tlx.errors import UserError
 from tlx.models.apply import make_apply
 from tlx.state import TrainState
@@ -83,7 +83,7 @@ def test_self_train_step_by_hand(tiny, batch):
     model, variables = tiny()
     step = steps.make_self_train_step(apply=make_apply(model), view=noisy, tx=optax.sgd(0.3), **SELF_TRAIN)
     state, metrics = run(step, variables, optax.sgd(0.3), batch, count=1)
-    key = steps.rng.at_step(steps.rng.stream(jax.random.key(0), "augment"), 0)
+    key = rng.at_step(rng.stream(jax.random.key(0), "augment"), 0)
     noised = noisy(batch["image"], jnp.arange(16), key)
     confident, labeled = batch["teacher_weight"] > 0, batch["labeled"] > 0
     clean = jax.nn.softmax(model.apply(variables, batch["image"], train=False))
@@ -180,8 +180,8 @@ def test_frozen_leaves_are_bit_identical(tiny, batch):
         total_steps=5,
         batch_stats=variables["batch_stats"],
     )
-    apply = make_apply(model, frozen_norms=made.frozen_norms)
-    step = steps.make_supervised_step(apply=apply, view=PLAIN, tx=made.tx, frozen=made.frozen)
+    apply = make_apply(model, frozen_norms=made.stages[0].frozen_norms)
+    step = steps.make_supervised_step(apply=apply, view=PLAIN, tx=made.tx, frozen=made.stages[0].frozen)
     state, _ = run(step, variables, made.tx, batch, count=5)
     chex.assert_trees_all_equal(state.params["backbone"], variables["params"]["backbone"])
     chex.assert_trees_all_equal(state.batch_stats, variables["batch_stats"])

@@ -13,17 +13,23 @@ from tlx.errors import UserError
 CONFIG = {"seed": 0, "data": {"classes": (1, 2)}}
 
 
+def begun(path, config):
+    with workdir_lib.open_workdir(path, config) as folder:
+        workdir_lib.begin(folder, config)
+    return folder
+
+
 def test_begin_and_go_on(tmp_path):
     with workdir_lib.open_workdir(tmp_path / "a" / "run", CONFIG) as folder:
+        assert os.listdir(folder) == [".lock"]  # nothing is written until the run begins
+        workdir_lib.begin(folder, CONFIG)
         assert json.loads((folder / "config.json").read_text()) == {"seed": 0, "data": {"classes": [1, 2]}}
         assert not workdir_lib.is_finished(folder)
-    with workdir_lib.open_workdir(tmp_path / "a" / "run", CONFIG):
-        pass
+    begun(tmp_path / "a" / "run", CONFIG)
 
 
 def test_another_config_is_refused(tmp_path):
-    with workdir_lib.open_workdir(tmp_path, CONFIG):
-        pass
+    begun(tmp_path, CONFIG)
     with pytest.raises(UserError, match=r"config.data.classes = \[1, 2\], this config has \[1, 3\]"):
         with workdir_lib.open_workdir(tmp_path, CONFIG | {"data": {"classes": (1, 3)}}):
             pass
@@ -56,11 +62,13 @@ def test_a_second_process_is_refused(tmp_path):
 
 
 def test_overwrite_removes_the_run_and_nothing_else(tmp_path):
-    with workdir_lib.open_workdir(tmp_path, CONFIG) as folder:
-        (folder / "result.json").write_text("{}")
-        (folder / "checkpoints" / "1").mkdir(parents=True)
-        (folder / "notes.txt").write_text("mine")
+    folder = begun(tmp_path, CONFIG)
+    (folder / "result.json").write_text("{}")
+    (folder / "checkpoints" / "1").mkdir(parents=True)
+    (folder / "notes.txt").write_text("mine")
     with workdir_lib.open_workdir(tmp_path, {"seed": 1}, overwrite=True) as folder:
+        assert (folder / "result.json").exists()  # until the new run begins
+        workdir_lib.begin(folder, {"seed": 1}, overwrite=True)
         assert sorted(os.listdir(folder)) == [".lock", "config.json", "notes.txt"]
 
 

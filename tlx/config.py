@@ -38,6 +38,11 @@ def base(recipe: str) -> ConfigDict:
     )
 
 
+def learner() -> ConfigDict:
+    """The sections of something that learns: a network, how it learns, for how long, and from what it sees."""
+    return ConfigDict({"model": {"name": "cnn"}, "optim": optim(), "train": train(), "augment": {}})
+
+
 def train(*, steps: int = 1000, batch_size: int = 64, eval_every: int = 100) -> ConfigDict:
     """The section `train` of a phase."""
     return ConfigDict(

@@ -1,7 +1,9 @@
 """The errors that are the user's to mend: one line, the value at fault, and the fix."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 
 
 class UserError(ValueError):
@@ -16,3 +18,20 @@ def did_you_mean(given: object, known: Iterable[object]) -> str:
     """Returns " (did you mean ...?)" with the nearest of `known`, or nothing if none is near."""
     near = difflib.get_close_matches(str(given), map(str, known), 1)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike) -> Iterator[None]:
+    """For reading a file of somebody else's: whatever a damaged one makes the parsers raise becomes one UserError.
+
+    UserErrors from within pass as they are.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as e:
+        raise UserError(f"{path} cannot be read ({e.strerror}): check the path") from None
+    except Exception as e:  # zipfile and pickle raise a dozen types between them, and promise none
+        reason = " ".join(f"{type(e).__name__}: {e}".split())[:120]
+        raise UserError(f"{path} cannot be read ({reason}): is it damaged or cut off? Get the file again") from None

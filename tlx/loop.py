@@ -44,7 +44,7 @@ def fit(
     *,
     phase: str,
     state: TrainState,
-    step: Callable,
+    step: Callable[[int], Callable],
     batches: Callable[[int], Iterator[Mapping[str, jax.Array]]],
     rng: jax.Array,
     steps: int,
@@ -62,7 +62,8 @@ def fit(
     Args:
       phase: the name under which metrics are written and progress is shown.
       state: the state before step 0; also the shape of what is restored. Donated: do not use it afterwards.
-      step: `(state, batch, rng) -> (state, metrics)`, compiled, donating its state.
+      step: number -> the program of that step, `(state, batch, rng) -> (state, metrics)`, which donates its state. The
+        same one for all, unless something starts to learn later.
       batches: start -> iterator over the batches from that step on.
       rng: the root key of the phase.
       eval_every: steps between evaluations, each followed by a checkpoint.
@@ -104,7 +105,7 @@ def fit(
                 clock.add("train", since)
                 save(number - 1, sums, None)
                 raise Preempted
-            state, metrics = step(state, batch, rng)
+            state, metrics = step(number - 1)(state, batch, rng)
             history.append(metrics)
             if len(history) > 2:
                 # Wait for the step before last: the device always has work, the queue of dispatched steps stays short.

@@ -7,12 +7,13 @@
 The first rule whose regex matches the whole path ("backbone/stage1/conv1/kernel") decides. A parameter that no rule
 matches and a rule that decides nothing are errors: either means that the config does not say what its author thinks.
 The group "frozen" is reserved: zero updates, no optimiser state, no gradient computed, BatchNorm statistics at rest.
+A group with `start` rests in the same way until that part of the run is over (gradual unfreezing, ULMFiT).
 """
 
 import dataclasses
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -36,7 +37,8 @@ GROUP_DEFAULTS = {
     "optimizer": "adam",  # one of SCALERS
     "learning_rate": 1e-3,  # the peak
     "schedule": "cosine",  # to 0 at the last step; one of SCHEDULES
-    "warmup": 0.0,  # the fraction of all steps over which the rate rises from 0
+    "warmup": 0.0,  # the fraction of its steps over which the rate rises from 0
+    "start": 0.0,  # the fraction of all steps for which the group rests, frozen, before its schedule begins
     "weight_decay": 0.0,  # decoupled (Loshchilov & Hutter 2019), times the rate; kernels only, not biases and norms
     "clip": 0.0,  # the group's largest gradient norm; 0 = off
     "max_norm": 0.0,  # the largest norm of a unit's incoming weights (Srebro & Shraibman 2005); 0 = off
@@ -50,6 +52,21 @@ GROUP_DEFAULTS = {
 
 
 @dataclasses.dataclass(frozen=True)
+class Stage:
+    """A stretch of steps with the same parameters at rest. Each is a program of its own: what rests costs nothing.
+
+    Attributes:
+      begin: its first step.
+      frozen: pytree of bool like the parameters: what the step must not differentiate.
+      frozen_norms: paths of the BatchNorm modules whose statistics must not move.
+    """
+
+    begin: int
+    frozen: PyTree
+    frozen_norms: frozenset[str]
+
+
+@dataclasses.dataclass(frozen=True)
 class Optimizer:
     """What the rules came to.
 
@@ -58,20 +75,15 @@ class Optimizer:
         and projection, so a frozen leaf's gradient can never enter another group's norm.
       labels: pytree like the parameters, of group names.
       groups: group -> its complete options.
-      schedules: group -> step -> learning rate, for the log.
-      frozen_norms: paths of the BatchNorm modules whose statistics must not move.
+      schedules: group -> step -> learning rate, for the log; 0 while the group rests.
+      stages: by their first steps, from 0 on; one, unless a group has a `start`.
     """
 
     tx: optax.GradientTransformation
     labels: PyTree
     groups: dict[str, dict[str, Any]]
     schedules: dict[str, optax.Schedule]
-    frozen_norms: frozenset[str]
-
-    @property
-    def frozen(self) -> PyTree:
-        """Pytree of bool like the parameters: what the step must not differentiate."""
-        return jax.tree.map(lambda label: label == FROZEN, self.labels)
+    stages: tuple[Stage, ...]
 
 
 def make_optimizer(
@@ -93,7 +105,7 @@ def make_optimizer(
       levels: the names of the backbone's levels from input to output, for groups with `layer_decay`. Such a group is
         split in one group a level ("backbone@stage1"), so that the printed table shows each rate; `clip` then holds
         for each level apart.
-      batch_stats: the model's statistics; decides `frozen_norms`.
+      batch_stats: the model's statistics; decides the stages' `frozen_norms`.
 
     Raises:
       UserError: an unmatched parameter, an idle or broken rule, an unknown group or option, a value out of range,
@@ -106,7 +118,18 @@ def make_optimizer(
         raise UserError(
             "every parameter is frozen: nothing would be learnt; let one rule give a group other than 'frozen'"
         )
-    frozen_norms = _frozen_norms(batch_stats or {}, labels, rules)
+    begins = {name: round(group["start"] * total_steps) for name, group in options.items()}
+    if min(begins.values()) > 0:
+        name = min(begins, key=begins.get)
+        raise UserError(f"group {name!r}: start is {options[name]['start']}, and no group learns before: set one to 0")
+
+    def stage(begin: int) -> Stage:
+        resting = {FROZEN} | {name for name, own in begins.items() if own > begin}
+        frozen = {path: group in resting for path, group in labels.items()}
+        norms = _frozen_norms(batch_stats or {}, labels, rules, resting)
+        return Stage(begin, traverse_util.unflatten_dict(frozen, sep="/"), norms)
+
+    stages = tuple(stage(begin) for begin in sorted(set(begins.values())))
 
     for path, group in labels.items():
         decay = options[group]["layer_decay"] if group != FROZEN else 1.0
@@ -115,19 +138,19 @@ def make_optimizer(
             name = f"{group}@{level}"
             depth = len(levels) - (levels.index(level) if level in levels else len(levels))
             options.setdefault(name, options[group] | {"learning_rate": options[group]["learning_rate"] * decay**depth})
-            labels[path] = name
+            labels[path], begins[name] = name, begins[group]
 
     used = sorted(set(labels.values()) - {FROZEN})
-    schedules = {name: make_schedule(options[name], total_steps) for name in used}
-    transforms = {name: _group_transform(options[name], schedules[name]) for name in used}
+    schedules = {name: make_schedule(options[name], total_steps - begins[name]) for name in used}
+    transforms = {name: _group_transform(options[name], schedules[name], begins[name]) for name in used}
     label_tree = traverse_util.unflatten_dict(labels, sep="/")
     tx = optax.multi_transform(transforms | {FROZEN: optax.set_to_zero()}, label_tree)
     return Optimizer(
         tx=tx,
         labels=label_tree,
         groups={name: options[name] for name in used},
-        schedules=schedules,
-        frozen_norms=frozen_norms,
+        schedules={name: _resting_until(begins[name], schedules[name]) for name in used},
+        stages=stages,
     )
 
 
@@ -179,6 +202,10 @@ def make_schedule(group: Mapping[str, Any], total_steps: int) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
 
 
+def _resting_until(begin: int, schedule: optax.Schedule) -> optax.Schedule:
+    return optax.join_schedules([optax.constant_schedule(0.0), schedule], [begin]) if begin else schedule
+
+
 def max_norm(limit: float) -> optax.GradientTransformation:
     """After the update, scales down each unit's incoming weights to norm `limit` at most.
 
@@ -210,13 +237,19 @@ def stop_frozen(params: PyTree, frozen: PyTree | None) -> PyTree:
 
 
 def group_table(params: PyTree, optimizer: Optimizer) -> list[dict[str, Any]]:
-    """One row a group, in the parameters' order: group, optimizer, (peak) learning_rate, tensors, parameters."""
+    """One row a group, in the parameters' order: group, optimizer, (peak) learning_rate, tensors, parameters.
+
+    Where a group has a `start`, all have the step from which they learn.
+    """
     rows: dict[str, dict[str, Any]] = {}
     sizes = {path: math.prod(leaf.shape) for path, leaf in traverse_util.flatten_dict(params, sep="/").items()}
+    at_rest = [(stage.begin, traverse_util.flatten_dict(stage.frozen, sep="/")) for stage in optimizer.stages]
     for path, label in traverse_util.flatten_dict(optimizer.labels, sep="/").items():
         group = optimizer.groups.get(label, {"optimizer": "-", "learning_rate": 0.0})
-        start = {"group": label, "optimizer": group["optimizer"], "learning_rate": group["learning_rate"]}
-        row = rows.setdefault(label, start | {"tensors": 0, "parameters": 0})
+        about = {"group": label, "optimizer": group["optimizer"], "learning_rate": group["learning_rate"]}
+        if len(at_rest) > 1:
+            about["from_step"] = next((begin for begin, frozen in at_rest if not frozen[path]), "never")
+        row = rows.setdefault(label, about | {"tensors": 0, "parameters": 0})
         row["tensors"] += 1
         row["parameters"] += sizes[path]
     return list(rows.values())
@@ -239,6 +272,7 @@ def _group_options(name: str, given: dict[str, Any]) -> dict[str, Any]:
     bounds = {
         "learning_rate": (0, math.inf),
         "warmup": (0, 1),
+        "start": (0, 1),
         "weight_decay": (0, math.inf),
         "clip": (0, math.inf),
         "max_norm": (0, math.inf),
@@ -255,15 +289,18 @@ def _group_options(name: str, given: dict[str, Any]) -> dict[str, Any]:
     return group
 
 
-def _group_transform(group: Mapping[str, Any], schedule: optax.Schedule) -> optax.GradientTransformation:
-    kernels = lambda params: jax.tree.map(lambda p: jnp.ndim(p) >= 2, params)
-    return optax.chain(
+def _group_transform(group: Mapping[str, Any], schedule: optax.Schedule, begin: int) -> optax.GradientTransformation:
+    # By name, not by rank: a transformer's class token and positions have three axes.
+    kernels = lambda params: jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+    chain = optax.chain(
         optax.clip_by_global_norm(group["clip"]) if group["clip"] else optax.identity(),
         SCALERS[group["optimizer"]](group),
         optax.add_decayed_weights(group["weight_decay"], kernels) if group["weight_decay"] else optax.identity(),
         optax.scale_by_learning_rate(schedule),
         max_norm(group["max_norm"]) if group["max_norm"] else optax.identity(),
     )
+    # At rest: zero updates, and neither the moments nor the schedule's count move.
+    return optax.conditionally_mask(chain, lambda step: step >= begin) if begin else chain
 
 
 def _level(path: str, levels: Sequence[str]) -> str:
@@ -274,15 +311,17 @@ def _level(path: str, levels: Sequence[str]) -> str:
     return level or "head"
 
 
-def _frozen_norms(batch_stats: PyTree, labels: Mapping[str, str], rules: Sequence[tuple[str, str]]) -> frozenset[str]:
-    """A BatchNorm rests when its own scale and bias are frozen; one without either follows the rule for `.../mean`."""
+def _frozen_norms(
+    batch_stats: PyTree, labels: Mapping[str, str], rules: Sequence[tuple[str, str]], resting: Collection[str]
+) -> frozenset[str]:
+    """A BatchNorm rests when its own scale and bias do; one without either follows the rule for `.../mean`."""
     modules = {"/".join(path[:-1]) for path in traverse_util.flatten_dict(batch_stats)}
     frozen = set()
     for module in modules:
         own = [label for path, label in labels.items() if path.rpartition("/")[0] == module]
         if not own:
             own = [next((group for regex, group in rules if re.fullmatch(regex, f"{module}/mean")), "")]
-        if all(label == FROZEN for label in own):
+        if all(label in resting for label in own):
             frozen.add(module)
     return frozenset(frozen)
 

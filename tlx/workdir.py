@@ -29,10 +29,10 @@ OWN = (
 
 @contextlib.contextmanager
 def open_workdir(path: str | os.PathLike, config: dict[str, Any], *, overwrite: bool = False) -> Iterator[pathlib.Path]:
-    """Takes hold of a folder for one run of `config` and yields its path.
+    """Takes hold of a folder for one run of `config` and yields its path; nothing of a run is written or deleted yet.
 
-    A new or empty folder is begun; one that holds an unfinished run of the same config is gone on with; a finished one
-    is yielded as it is (see `is_finished`). A lock keeps a second process out until the first ends, however it ends.
+    The folder may be new, or hold an unfinished run of the same config, to be gone on with, or a finished one (see
+    `is_finished`); with `overwrite`, any run. A lock keeps a second process out until the first ends, however it ends.
 
     Raises:
       UserError: the path is a file, not writable, in use, or holds a run of another config.
@@ -52,10 +52,19 @@ def open_workdir(path: str | os.PathLike, config: dict[str, Any], *, overwrite: 
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(f"workdir {workdir} is in use by another process: wait for it or stop it") from None
-            if overwrite:
-                _remove_run(workdir)
-            _begin(workdir, config)
+            _check(workdir, config, overwrite)
         yield workdir
+
+
+def begin(workdir: pathlib.Path, config: dict[str, Any], *, overwrite: bool = False) -> None:
+    """Marks an open folder as a run of `config`; with `overwrite`, first deletes the run that it holds.
+
+    Called when everything that can be wrong has been checked: a mistyped config neither deletes nor begins anything.
+    """
+    if overwrite and (workdir / "config.json").exists():
+        _remove_run(workdir)
+    if not (workdir / "config.json").exists():
+        write_json(workdir / "config.json", config)
 
 
 def is_finished(workdir: pathlib.Path) -> bool:
@@ -63,9 +72,9 @@ def is_finished(workdir: pathlib.Path) -> bool:
     return (workdir / "result.json").exists()
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
+def write_json(path: pathlib.Path, value: Any, *, indent: int | None = 1) -> None:
     """Writes a file that is either whole or absent, also when the process is killed in between."""
-    write_bytes(path, (json.dumps(value, indent=1, default=_plain) + "\n").encode())
+    write_bytes(path, (json.dumps(value, indent=indent, default=_plain) + "\n").encode())
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:
@@ -94,16 +103,14 @@ def read_json(path: pathlib.Path) -> Any:
         raise UserError(f"{path} is not valid JSON ({e}): restore it, or run again with --overwrite") from None
 
 
-def _begin(workdir: pathlib.Path, config: dict[str, Any]) -> None:
-    path = workdir / "config.json"
-    config = json.loads(json.dumps(config, default=_plain))
-    if not path.exists():
+def _check(workdir: pathlib.Path, config: dict[str, Any], overwrite: bool) -> None:
+    if not (workdir / "config.json").exists():
         strangers = [p.name for p in workdir.iterdir() if p.name in OWN]
         if strangers:
             raise UserError(f"workdir {workdir} holds {strangers[0]} but no config.json: choose another --workdir")
-        write_json(path, config)
         return
-    difference = first_difference(read_json(path), config)
+    config = json.loads(json.dumps(config, default=_plain))
+    difference = None if overwrite else first_difference(read_json(workdir / "config.json"), config)
     if difference:
         key, old, new = difference
         raise UserError(
@@ -124,8 +131,6 @@ def first_difference(old: Any, new: Any, key: str = "config") -> tuple[str, Any,
 
 
 def _remove_run(workdir: pathlib.Path) -> None:
-    if not (workdir / "config.json").exists():
-        return
     # config.json goes last: until then the folder is still known as a run, and a second --overwrite ends the work.
     for name in sorted(OWN, key=lambda name: name == "config.json"):
         target = workdir / name

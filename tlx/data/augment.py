@@ -25,10 +25,12 @@ RAND_OPS = GEOMETRIC_OPS + COLOR_OPS
 # instead of 3 (CPU, measured). A draw is a function of its place here, whichever knobs are on: append only.
 _DRAWS = ("flip", "crop_row", "crop_column", "rotate", "scale", "shear_row", "shear_column", "shift_row")
 _DRAWS += ("shift_column", "contrast", "brightness", "cutout_row", "cutout_column")
+_DRAWS += ("translate_row", "translate_column")
 
 # The largest value of each knob; whole numbers are bounded by the images' size.
 _WHOLE = ("shift", "crop", "cutout", "rand_augment")
-_LIMITS = {"rotate": 180, "scale": 0.9, "shear": 1, "noise": 10, "brightness": 1, "contrast": 1, "magnitude": 1}
+_LIMITS = {"rotate": 180, "scale": 0.9, "shear": 1, "translate": math.inf, "noise": 10, "brightness": 1, "contrast": 1}
+_LIMITS |= {"magnitude": 1}
 
 
 def to_float(images: jax.Array) -> jax.Array:
@@ -49,6 +51,7 @@ def make_augment(
     rotate: float = 0.0,
     scale: float = 0.0,
     shear: float = 0.0,
+    translate: float = 0.0,
     cutout: int = 0,
     noise: float = 0.0,
     brightness: float = 0.0,
@@ -60,7 +63,7 @@ def make_augment(
     """Builds `augment(key, images, slots) -> images`. Everything is off by default, and what is off adds no operation.
 
     What is on is applied in this order: flip, crop, the colour operations of rand_augment, contrast, brightness, the
-    warp (rand_augment, rotate, scale, shear, shift), noise, cutout; then the result is clipped to [0, 1].
+    warp (rand_augment, rotate, scale, shear, translate, shift), noise, cutout; then the result is clipped to [0, 1].
 
     Args:
       shift: translation by a whole number of pixels up to this many each way, filled with 0.
@@ -69,6 +72,8 @@ def make_augment(
       rotate: up to this many degrees either way.
       scale: zooms by a factor in 1 - scale .. 1 + scale.
       shear: moves columns, and rows, by up to this many pixels for each pixel from the centre.
+      translate: moves by up to this many pixels each way, fractions of a pixel included: on images of 8x8, where
+        `shift`'s whole pixel is much.
       cutout: puts a square of this many pixels, centred anywhere, to 0 (DeVries & Taylor 2017, whose 0 is that of
         normalised images).
       noise: standard deviation of Gaussian noise on every value.
@@ -91,7 +96,14 @@ def make_augment(
       UserError: an unknown option, or a value out of range; when called, images that are too small for it.
     """
     options = {"shift": shift, "crop": crop, "cutout": cutout, "rand_augment": rand_augment, "rotate": rotate}
-    options |= {"scale": scale, "shear": shear, "noise": noise, "brightness": brightness, "contrast": contrast}
+    options |= {
+        "scale": scale,
+        "shear": shear,
+        "translate": translate,
+        "noise": noise,
+        "brightness": brightness,
+        "contrast": contrast,
+    }
     _check_options(options | {"magnitude": magnitude}, unknown)
     if flip not in (False, True):
         raise UserError(f"augment.flip is {flip!r}: it must be True or False")
@@ -116,10 +128,11 @@ def make_augment(
             image = image.mean() + (image - image.mean()) * (1 + signed("contrast") * contrast)
         if brightness:
             image = image + signed("brightness") * brightness
-        if rotate or scale or shear:
+        if rotate or scale or shear or translate:
             angle, zoom = signed("rotate") * math.radians(rotate), 1 + signed("scale") * scale
             shears = (2 * pair("shear") - 1) * shear
-            transform = _compose(transform, _affine(angle=angle, zoom=zoom, shears=shears))
+            moves = (2 * pair("translate") - 1) * translate
+            transform = _compose(transform, _affine(angle=angle, zoom=zoom, shears=shears, translate=moves))
         if shift:
             if transform is None:
                 padded = jnp.pad(image, ((shift, shift), (shift, shift), (0, 0)))

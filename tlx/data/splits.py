@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tlx.errors import UserError
+from tlx.workdir import write_json
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,8 +70,9 @@ def make_splits(
 
 def save(splits: Splits, path: str | os.PathLike) -> None:
     """Writes the indices as JSON."""
-    parts = {field.name: getattr(splits, field.name).tolist() for field in dataclasses.fields(splits)}
-    Path(path).write_text(json.dumps(parts))
+    write_json(
+        Path(path), {field.name: getattr(splits, field.name) for field in dataclasses.fields(splits)}, indent=None
+    )
 
 
 def load(path: str | os.PathLike) -> Splits:

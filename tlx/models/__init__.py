@@ -26,15 +26,19 @@ from tlx.models.mlp import mlp
 from tlx.models.options import check_count
 from tlx.models.resnet import ARCHITECTURES as RESNETS
 from tlx.models.resnet import resnet
+from tlx.models.vit import HEADS, vit
 
 __all__ = ["MODELS", "Classifier", "build", "levels", "make_apply", "parameter_count", "scale"]
 
 # A constructor's keyword-only arguments, beyond these two, are the model's options.
 _GIVEN_BY_BUILD = ("dtype", "axis_name")
 
-MODELS = {"mlp": mlp, "cnn": cnn}
-MODELS |= {name: functools.partial(resnet, name) for name in RESNETS}
-MODELS |= {name: functools.partial(efficientnet_lite, name) for name in EFFICIENTNETS}
+MODELS = (
+    {"mlp": mlp, "cnn": cnn}
+    | {name: functools.partial(resnet, name) for name in RESNETS}
+    | {name: functools.partial(efficientnet_lite, name) for name in EFFICIENTNETS}
+    | {name: functools.partial(vit, name) for name in HEADS}
+)
 
 
 def build(

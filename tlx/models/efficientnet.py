@@ -1,40 +1,23 @@
-"""EfficientNet-Lite: Tan & Le (2019), "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", in the
-form made for quantised inference: no squeeze-and-excitation, ReLU6 for swish, and a stem and a head that do not grow.
+"""EfficientNet-Lite: Tan & Le (2019), "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", in
+the form made for quantised inference: no squeeze-and-excitation, ReLU6 for swish, a stem and a head that do not grow.
 
 The paper's table 1 gives the stages, its section 3.3 the compound scaling: width and depth grow together with the
-image's size. "Lite" was never a paper: it is defined by its code (tensorflow/tpu, models/official/efficientnet/lite),
-whose weights fit: padding is TensorFlow's "SAME", which at stride 2 is one more on the right and below.
+image's size. "Lite" is no paper's: it is defined by its code (github.com/tensorflow/tpu, models/official/efficientnet/
+lite), whose weights fit. Padding is TensorFlow's "SAME", which at stride 2 puts the odd row below and on the right.
 """
 
 import dataclasses
 import math
-import numbers
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tlx.errors import UserError
 from tlx.models.depthwise import Depthwise
 from tlx.models.layers import StochasticDepth, relu6
 from tlx.models.norm import BatchNorm
-from tlx.models.options import check_rate
-
-
-@dataclasses.dataclass(frozen=True)
-class Architecture:
-    """How much wider and deeper than Lite0; the stem, the head and the depth of the first and last stage don't grow."""
-
-    width: float
-    depth: float
-
-
-ARCHITECTURES = {
-    "efficientnet_lite0": Architecture(width=1.0, depth=1.0),
-    "efficientnet_lite1": Architecture(width=1.0, depth=1.1),
-    "efficientnet_lite2": Architecture(width=1.1, depth=1.2),
-}
+from tlx.models.options import check_factor, check_rate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +39,27 @@ _STAGES = (
     _Stage(features=192, blocks=4, kernel=5, stride=2, expansion=6),
     _Stage(features=320, blocks=1, kernel=3, stride=1, expansion=6),
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """How much wider and deeper than Lite0; the stem, the head and the depth of the first and last stage don't grow."""
+
+    width: float
+    depth: float
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """The number of blocks of each stage."""
+        inner = (math.ceil(self.depth * stage.blocks) for stage in _STAGES[1:-1])
+        return (_STAGES[0].blocks, *inner, _STAGES[-1].blocks)
+
+
+ARCHITECTURES = {
+    "efficientnet_lite0": Architecture(width=1.0, depth=1.0),
+    "efficientnet_lite1": Architecture(width=1.0, depth=1.1),
+    "efficientnet_lite2": Architecture(width=1.1, depth=1.2),
+}
 
 
 def round_width(width: float) -> int:
@@ -173,23 +177,22 @@ class EfficientNetLite(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> dict[str, jax.Array]:
         common = {"dtype": self.dtype, "axis_name": self.axis_name}
-        a, fixed = self.architecture, (0, len(_STAGES) - 1)
-        depths = [s.blocks if i in fixed else math.ceil(a.depth * s.blocks) for i, s in enumerate(_STAGES)]
+        a = self.architecture
         levels = {}
         stem = ConvNorm(round_width(_STEM * self.width), 3, 2, activate=True, **common, name="stem")
         x = levels["stem"] = stem(x, train=train)
-        done, total = 0, sum(depths)
-        for i, (stage, depth) in enumerate(zip(_STAGES, depths), start=1):
+        done, total = 0, sum(a.blocks)
+        for i, (stage, blocks) in enumerate(zip(_STAGES, a.blocks), start=1):
             x = levels[f"stage{i}"] = Stage(
                 features=round_width(stage.features * a.width * self.width),
                 kernel=stage.kernel,
                 stride=stage.stride,
                 expansion=stage.expansion,
-                drop_rates=tuple(self.stochastic_depth * (done + b) / total for b in range(depth)),
+                drop_rates=tuple(self.stochastic_depth * (done + b) / total for b in range(blocks)),
                 **common,
                 name=f"stage{i}",
             )(x, train=train)
-            done += depth
+            done += blocks
         head = ConvNorm(round_width(_HEAD * self.width), 1, 1, activate=True, **common, name="conv_head")
         x = levels["conv_head"] = head(x, train=train)
         x = jnp.mean(x, axis=(1, 2))  # [B, c]
@@ -219,11 +222,9 @@ def efficientnet_lite(
     Raises:
       UserError: a value out of range.
     """
-    if isinstance(width, bool) or not isinstance(width, numbers.Real) or not (math.isfinite(width) and width > 0):
-        raise UserError(f"width={width!r}: give a number > 0, by which the channels are multiplied")
     return EfficientNetLite(
         architecture=ARCHITECTURES[name],
-        width=float(width),
+        width=check_factor("width", width),
         dropout=check_rate("dropout", dropout),
         stochastic_depth=check_rate("stochastic_depth", stochastic_depth),
         dtype=dtype,

@@ -1,5 +1,6 @@
 """Checks of the options that several models share. Each raises a UserError that names the value and the fix."""
 
+import math
 import numbers
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -11,6 +12,13 @@ def check_rate(name: str, value: Any) -> float:
     """Returns `value` if it is a probability of dropping something, in [0, 1)."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < 1:
         raise UserError(f"{name}={value!r}: give a number in [0, 1)")
+    return float(value)
+
+
+def check_factor(name: str, value: Any) -> float:
+    """Returns `value` if it is a finite number > 0, by which the channels are multiplied."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not (math.isfinite(value) and value > 0):
+        raise UserError(f"{name}={value!r}: give a number > 0, by which the channels are multiplied")
     return float(value)
 
 

@@ -7,17 +7,14 @@ Shortcuts are projections wherever the shape changes (option B) in both.
 """
 
 import dataclasses
-import math
-import numbers
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tlx.errors import UserError
 from tlx.models.layers import StochasticDepth
-from tlx.models.options import check_choice, check_rate
+from tlx.models.options import check_choice, check_factor, check_rate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +32,7 @@ ARCHITECTURES = {
     "resnet20": Architecture((3, 3, 3), 16, bottleneck=False, small_images=True),
     "resnet56": Architecture((9, 9, 9), 16, bottleneck=False, small_images=True),
     "resnet18": Architecture((2, 2, 2, 2), 64, bottleneck=False, small_images=False),
+    "resnet34": Architecture((3, 4, 6, 3), 64, bottleneck=False, small_images=False),
     "resnet50": Architecture((3, 4, 6, 3), 64, bottleneck=True, small_images=False),
 }
 
@@ -199,11 +197,9 @@ def resnet(
     Raises:
       UserError: a value out of range.
     """
-    if isinstance(width, bool) or not isinstance(width, numbers.Real) or not (math.isfinite(width) and width > 0):
-        raise UserError(f"width={width!r}: give a number > 0, by which the channels are multiplied")
     return ResNet(
         architecture=ARCHITECTURES[name],
-        width=float(width),
+        width=check_factor("width", width),
         dropout=check_rate("dropout", dropout),
         stochastic_depth=check_rate("stochastic_depth", stochastic_depth),
         zero_init_residual=check_choice("zero_init_residual", zero_init_residual, (True, False)),

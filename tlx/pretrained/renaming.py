@@ -6,7 +6,12 @@
     )
     variables = rename(tensors, RULES, ignore=(r".*num_batches_tracked",))
 
-What to do with an array's axes follows from the last word of its new name and its rank, so no rule says it twice.
+`kernel_and_bias` and `norm` write the rules of one layer, or, with groups, of all its like:
+
+    RULES = (*norm("bn1", "backbone/stem/norm"), *kernel_and_bias("fc", "head"))
+
+What to do with an array's axes follows from the last word of its new name and its rank, so no rule says it twice. In a
+template, "\\1+1" is the next number: published weights count blocks from 0, levels count from 1.
 """
 
 import re
@@ -18,6 +23,10 @@ from flax import traverse_util
 
 from tlx.errors import UserError
 
+Rule = tuple[str, str]  # regex of a whole name, template of the new path
+
+_NEXT = re.compile(r"(\d+)\+1")
+
 # (last word, rank) -> permutation from PyTorch's axes to flax's; what is not here stays as it is.
 _PERMUTATIONS = {
     ("kernel", 4): (2, 3, 1, 0),  # [out, in / groups, h, w] -> [h, w, in / groups, out]
@@ -25,9 +34,22 @@ _PERMUTATIONS = {
 }
 
 
-def rename(
-    tensors: Mapping[str, np.ndarray], rules: Sequence[tuple[str, str]], *, ignore: Sequence[str] = ()
-) -> dict[str, Any]:
+def kernel_and_bias(old: str, new: str) -> tuple[Rule, ...]:
+    """The rules of a dense or convolutional layer: `old` is a regex, `new` a template from "backbone" or "head" on."""
+    return ((rf"(?:{old})\.weight", f"params/{new}/kernel"), (rf"(?:{old})\.bias", f"params/{new}/bias"))
+
+
+def norm(old: str, new: str) -> tuple[Rule, ...]:
+    """The rules of a LayerNorm or a BatchNorm, as for `kernel_and_bias`; only the latter's file has statistics."""
+    return (
+        (rf"(?:{old})\.weight", f"params/{new}/scale"),
+        (rf"(?:{old})\.bias", f"params/{new}/bias"),
+        (rf"(?:{old})\.running_mean", f"batch_stats/{new}/mean"),
+        (rf"(?:{old})\.running_var", f"batch_stats/{new}/var"),
+    )
+
+
+def rename(tensors: Mapping[str, np.ndarray], rules: Sequence[Rule], *, ignore: Sequence[str] = ()) -> dict[str, Any]:
     """Renames a file's tensors, and permutes their axes as flax wants them.
 
     Args:
@@ -52,7 +74,7 @@ def rename(
         )
         if match is None:
             raise UserError(f"the weights' tensor {name!r} has no place in this network: is the file of another model?")
-        path = match.expand(template)
+        path = _NEXT.sub(lambda number: str(int(number[1]) + 1), match.expand(template))
         if path in came_from:
             raise UserError(f"the weights' tensors {came_from[path]!r} and {name!r} both belong at {path!r}")
         came_from[path] = name

@@ -20,10 +20,7 @@ def default_config() -> ConfigDict:
     config.teacher = {"run": ""}  # the folder of a finished run
     config.transfer = "all"  # distil on "labeled" images only, or on "all": the unlabelled too, without their labels
     config.loss = {"temperature": 4.0, "alpha": 0.9, "beta": 0.1}
-    config.model = {"name": "cnn"}
-    config.optim = config_lib.optim()
-    config.train = config_lib.train()
-    config.augment = {}
+    config.update(config_lib.learner())  # the student
     return config
 
 
@@ -43,10 +40,7 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike, *, overwrite: boo
         learner = make_learner(
             run,
             "student",
-            model=config.model,
-            optimizer=config.optim,
-            train=config.train,
-            augment=config.augment,
+            config,
             make_step=functools.partial(
                 steps.make_distill_step, teacher_apply=models.make_apply(teacher.model), **config.loss
             ),

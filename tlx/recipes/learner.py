@@ -1,5 +1,6 @@
 """A learner: an architecture, how it learns, and its compiled step; and what training it in a run gives."""
 
+import bisect
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -42,8 +43,9 @@ class Trained:
 
 @dataclasses.dataclass(frozen=True)
 class Learner:
-    """An architecture with its optimiser and its compiled step: everything about a phase but its data and seed.
+    """An architecture with its optimiser and its compiled steps: everything about a phase but its data and seed.
 
+    `step(number)` is the program of step `number`: all steps share one, unless groups start to learn later than others.
     Phases that share a learner share its compiled programs: a second student compiles nothing.
     """
 
@@ -52,7 +54,7 @@ class Learner:
     train: ConfigDict
     model: Any
     optimizer: optim.Optimizer
-    step: Callable
+    step: Callable[[int], Callable]
     eval_step: Callable
     parameters: int
 
@@ -79,6 +81,7 @@ class Learner:
           meta: kept in its checkpoints.
         """
         run, mark = self.run, self.run.workdir / "phases" / f"{phase}.json"
+        run.start()
         run.preemption.check()
         checkpoints = Checkpoints(run.workdir / "checkpoints" / phase)
         like = TrainState.create(variables=variables, tx=self.optimizer.tx, ema=self.train.ema_decay > 0)
@@ -139,7 +142,7 @@ class Learner:
         state = loop.fit(
             phase=phase,
             state=state,
-            step=lambda state, batch, rng: self.step(state, *extra, batch, rng),
+            step=lambda number: lambda state, batch, rng: self.step(number)(state, *extra, batch, rng),
             batches=lambda start: reader.train_batches(store, streams, start=start, steps=train.steps),
             rng=rng_lib.stream(run.rng, phase),
             steps=train.steps,
@@ -176,12 +179,10 @@ class Learner:
 def make_learner(
     run: Run,
     role: str,
+    section: ConfigDict,
     *,
-    model: Mapping[str, Any],
-    optimizer: Mapping[str, Any],
-    train: ConfigDict,
-    augment: Mapping[str, Any],
     make_step: Callable,
+    scale: float = 1.0,
     teacher: bool = False,
     streams: Mapping[str, int] | None = None,
 ) -> Learner:
@@ -190,28 +191,27 @@ def make_learner(
     Args:
       run: the run.
       role: "teacher", "student": what the table is titled with.
-      model: options of `models.build`, with "name".
-      optimizer: {"rules", "groups"} of `optim.make_optimizer`.
-      train: the section of that name.
-      augment: options of `make_augment`, for the training view.
+      section: as `tlx.config.learner` makes it: `model`, options of `models.build`; `optim`, of `make_optimizer`;
+        `train`; and `augment`, of `make_augment`, for the training view.
       make_step: a factory of `tlx.steps`, with what is special to it bound.
+      scale: multiplies the model's widths.
       teacher: whether the step takes a teacher's variables after the state.
       streams: name -> batch size; each must divide by the devices.
     """
-    config, devices = run.config, run.mesh.devices.size
+    config, train, devices = run.config, section.train, run.mesh.devices.size
     for key in ("steps", "eval_every", "accumulate"):
         if train[key] < 1:
             raise UserError(f"train.{key} is {train[key]}: it must be >= 1")
     for name, size in (streams or {"train.batch_size": train.batch_size}).items():
         parallel.check_batch(size, devices, what=name, accumulate=train.accumulate)
-    options = dict(model)
+    options = models.scale(section.model, scale)
     dtype = jnp.dtype(config.dtype)
     network = models.build(**options, num_classes=run.num_classes, dtype=dtype, axis_name=run.axis_name)
     shapes = jax.eval_shape(lambda: _init(network, jax.random.key(0), run))
     made = optim.make_optimizer(
         shapes["params"],
-        rules=optimizer["rules"],
-        groups=optimizer["groups"],
+        rules=section.optim.rules,
+        groups=section.optim.groups,
         total_steps=train.steps,
         levels=models.levels(network, run.dataset.image_shape),
         batch_stats=shapes.get("batch_stats", {}),
@@ -219,26 +219,30 @@ def make_learner(
     progress.say(
         progress.table(f"{role} ({options['name']}): who learns how", optim.group_table(shapes["params"], made))
     )
-    step = make_step(
-        apply=models.make_apply(network, frozen_norms=made.frozen_norms),
-        view=make_view(mean=run.mean, std=run.std, **augment),
-        tx=made.tx,
-        frozen=made.frozen,
-        ema_decay=train.ema_decay,
-        accumulate=train.accumulate,
-        axis_name=run.axis_name,
-    )
+    arguments = ("whole", "whole", "batch", "whole") if teacher else ("whole", "batch", "whole")
+    programs = []
+    for stage in made.stages:
+        step = make_step(
+            apply=models.make_apply(network, frozen_norms=stage.frozen_norms),
+            view=make_view(mean=run.mean, std=run.std, **section.augment),
+            tx=made.tx,
+            frozen=stage.frozen,
+            ema_decay=train.ema_decay,
+            accumulate=train.accumulate,
+            axis_name=run.axis_name,
+        )
+        programs.append(run.parallelize(step, args=arguments, donate=True))
+    begins = [stage.begin for stage in made.stages]
     eval_step = steps.make_eval_step(
         apply=models.make_apply(network), view=make_view(mean=run.mean, std=run.std), axis_name=run.axis_name
     )
-    arguments = ("whole", "whole", "batch", "whole") if teacher else ("whole", "batch", "whole")
     return Learner(
         run=run,
         options=options,
         train=train,
         model=network,
         optimizer=made,
-        step=run.parallelize(step, args=arguments, donate=True),
+        step=lambda number: programs[bisect.bisect_right(begins, number) - 1],
         eval_step=run.parallelize(eval_step, args=("whole", "batch"), out=("whole", "batch")),
         parameters=models.parameter_count(shapes["params"]),
     )

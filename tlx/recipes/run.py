@@ -27,7 +27,7 @@ from tlx import loop, metrics, parallel, progress, report
 from tlx.data import reader, source, splits
 from tlx.errors import UserError
 from tlx.preemption import Preemption
-from tlx.workdir import is_finished, open_workdir, read_json, write_json
+from tlx.workdir import begin, is_finished, open_workdir, read_json, write_json
 
 if TYPE_CHECKING:
     from tlx.recipes.learner import Trained
@@ -40,6 +40,7 @@ class Run:
     Attributes:
       config: resolved and locked.
       workdir: the run's folder.
+      overwrite: whether the run that it holds is deleted when this one starts.
       mesh: all devices.
       dataset, splits: the data, and which training images are labelled, unlabelled, for validation.
       mean, std: per channel, of the training images.
@@ -50,6 +51,7 @@ class Run:
 
     config: ConfigDict
     workdir: pathlib.Path
+    overwrite: bool
     mesh: Mesh
     dataset: source.Dataset
     splits: splits.Splits
@@ -60,6 +62,17 @@ class Run:
     preemption: Preemption
     clock: loop.Clock
     result: dict[str, Any] | None
+    started: bool = False
+
+    def start(self) -> None:
+        """Begins, or goes on with, the folder's record. The first phase calls it, when all that it needs is built."""
+        if self.started:
+            return
+        self.started = True
+        if jax.process_index() == 0:
+            begin(self.workdir, config_lib.to_dict(self.config), overwrite=self.overwrite)
+            splits.save(self.splits, self.workdir / "splits.json")
+            write_json(self.workdir / "task.json", _task(self))
 
     @property
     def axis_name(self) -> str | None:
@@ -113,13 +126,12 @@ def open_run(config: ConfigDict, workdir: str | os.PathLike, *, overwrite: bool 
         if not len(parts.validation):
             raise UserError("data.validation is 0: checkpoints and promotions are chosen on it; set it above 0")
         mean, std = _moments(dataset.train.images)
-        if not is_finished(folder):
-            splits.save(parts, folder / "splits.json")
-            write_json(folder / "task.json", _task(dataset, parts, mean, std))
+        done = is_finished(folder) and not overwrite
         with Preemption() as preemption:
             run = Run(
                 config=config,
                 workdir=folder,
+                overwrite=overwrite,
                 mesh=parallel.make_mesh(),
                 dataset=dataset,
                 splits=parts,
@@ -129,7 +141,7 @@ def open_run(config: ConfigDict, workdir: str | os.PathLike, *, overwrite: bool 
                 writer=metrics.MetricWriter(folder),
                 preemption=preemption,
                 clock=loop.Clock(),
-                result=read_json(folder / "result.json") if is_finished(folder) else None,
+                result=read_json(folder / "result.json") if done else None,
             )
             run.clock.add("setup", started)
             try:
@@ -140,9 +152,14 @@ def open_run(config: ConfigDict, workdir: str | os.PathLike, *, overwrite: bool 
 
 
 def finished(run: Run) -> dict[str, Any]:
-    """For a run that had ended before: says so and gives its result; the folder is left as it is."""
+    """For a run that had ended before: says so and gives its result; the folder is left as it is.
+
+    Only a report that is missing (the run was killed between its result and its report) is made.
+    """
     progress.say(f"{run.workdir} holds the finished run of this config; --overwrite runs it again")
     _print_result(run.result)
+    if jax.process_index() == 0 and not (run.workdir / "report.html").exists():
+        progress.say(f"report: {report.write(run.workdir)}")
     return run.result
 
 
@@ -199,19 +216,20 @@ def _moments(images: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(rows.mean(axes).tolist()), tuple(np.maximum(rows.std(axes), 1e-3).tolist())
 
 
-def _task(dataset: source.Dataset, parts: splits.Splits, mean: tuple, std: tuple) -> dict[str, Any]:
+def _task(run: Run) -> dict[str, Any]:
+    """What the network expects, and what it was made from."""
     return {
-        "dataset": dataset.name,
-        "fingerprint": source.fingerprint(dataset),
-        "class_names": dataset.class_names,
-        "image_shape": dataset.image_shape,
-        "mean": mean,
-        "std": std,
+        "dataset": run.dataset.name,
+        "fingerprint": source.fingerprint(run.dataset),
+        "class_names": run.dataset.class_names,
+        "image_shape": run.dataset.image_shape,
+        "mean": run.mean,
+        "std": run.std,
         "counts": {
-            "labeled": len(parts.labeled),
-            "unlabeled": len(parts.unlabeled),
-            "validation": len(parts.validation),
-            "test": len(dataset.test),
+            "labeled": len(run.splits.labeled),
+            "unlabeled": len(run.splits.unlabeled),
+            "validation": len(run.splits.validation),
+            "test": len(run.dataset.test),
         },
     }
 

@@ -18,7 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tlx import config as config_lib
-from tlx import models, progress, pseudo_label, steps
+from tlx import progress, pseudo_label, steps
 from tlx.data.augment import make_augment, to_float
 from tlx.errors import UserError
 from tlx.promotion import compare
@@ -31,20 +31,10 @@ def default_config() -> ConfigDict:
     config = config_lib.base("self_train")
     config.rounds = 3
     config.patience = 0  # stop after this many refusals in a row; 0 = run every round
-    config.teacher = {
-        "model": {"name": "cnn"},
-        "optim": config_lib.optim(),
-        "train": config_lib.train(),
-        "augment": {},
-    }
-    config.student = {
-        "model": {"name": "cnn"},
-        "scale": (1.0,),  # every width of the student times this, a number a round; the last one repeats
-        "optim": config_lib.optim(),
-        "train": config_lib.train(),  # its batch_size counts labelled images
-        "unlabeled_ratio": 5.0,  # unlabelled images for each labelled one in a batch
-        "augment": {},
-    }
+    config.teacher = config_lib.learner()
+    config.student = config_lib.learner()  # its train.batch_size counts labelled images
+    config.student.scale = (1.0,)  # every width of the student times this, a number a round; the last one repeats
+    config.student.unlabeled_ratio = 5.0  # unlabelled images for each labelled one in a batch
     config.pseudo_label = {"kind": "soft", "threshold": 0.0}  # "soft" or "hard"; the least confidence that counts
     config.loss = {"temperature": 1.0, "alpha": 1.0, "beta": 0.0, "consistency": 0.0, "labeled": 1.0}
     return config
@@ -57,7 +47,8 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike, *, overwrite: boo
     with open_run(config, workdir, overwrite=overwrite) as run:
         if run.result:
             return finished(run)
-        teacher_learner, students = _teacher(run), _students(run)
+        teacher_learner = make_learner(run, "teacher", config.teacher, make_step=steps.make_supervised_step)
+        students = _students(run)
 
         best = teacher_learner.fit(
             "teacher",
@@ -90,19 +81,6 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike, *, overwrite: boo
         return finish(run, best, rounds=rounds)
 
 
-def _teacher(run: Run) -> Learner:
-    section = run.config.teacher
-    return make_learner(
-        run,
-        "teacher",
-        model=section.model,
-        optimizer=section.optim,
-        train=section.train,
-        augment=section.augment,
-        make_step=steps.make_supervised_step,
-    )
-
-
 def _students(run: Run) -> list[Learner]:
     """A learner a round. Rounds of the same size share one, and with it its compiled step."""
     config, section = run.config, run.config.student
@@ -113,10 +91,8 @@ def _students(run: Run) -> list[Learner]:
             made[scale] = make_learner(
                 run,
                 "student" if scale == 1 else f"student, {scale:g} times as wide",
-                model=models.scale(section.model, scale),
-                optimizer=section.optim,
-                train=section.train,
-                augment=section.augment,
+                section,
+                scale=scale,
                 make_step=functools.partial(
                     steps.make_self_train_step, hard=config.pseudo_label.kind == "hard", **config.loss
                 ),

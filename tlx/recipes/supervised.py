@@ -14,11 +14,8 @@ from tlx.recipes.run import finish, finished, open_run
 
 def default_config() -> ConfigDict:
     config = config_lib.base("supervised")
-    config.model = {"name": "cnn"}
+    config.update(config_lib.learner())
     config.init = {"run": "", "reset": ("head/.*",)}  # start from this finished run's weights; what begins anew
-    config.optim = config_lib.optim()
-    config.train = config_lib.train()
-    config.augment = {}
     return config
 
 
@@ -28,15 +25,7 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike, *, overwrite: boo
     with open_run(config, workdir, overwrite=overwrite) as run:
         if run.result:
             return finished(run)
-        learner = make_learner(
-            run,
-            "network",
-            model=config.model,
-            optimizer=config.optim,
-            train=config.train,
-            augment=config.augment,
-            make_step=steps.make_supervised_step,
-        )
+        learner = make_learner(run, "network", config, make_step=steps.make_supervised_step)
         variables = learner.init("train")
         if config.init.run:
             source = pretrained.load_run(config.init.run)
