@@ -14,6 +14,7 @@ from flax import traverse_util
 
 from tlx import models
 from tlx.errors import UserError
+from tlx.models.efficientnet import round_width
 from tlx.models.layers import StochasticDepth, max_pool_2x2
 from tlx.models.resnet import Stem
 
@@ -22,6 +23,7 @@ SMALL = {  # name -> options that make it quick
     "mlp": {"widths": (6, 5), "dropout": 0.5, "input_dropout": 0.2},
     "cnn": {"widths": (4, 6), "dense": 7, "dropout": 0.5, "norm": "batch"},
     "resnet8": {"width": 0.25, "dropout": 0.5, "stochastic_depth": 0.5, "zero_init_residual": False},
+    "efficientnet_lite0": {"width": 0.25, "dropout": 0.5, "stochastic_depth": 0.5},
     "vit_ti16": {"blocks": 1, "width": 0.25, "patch": 4, "dropout": 0.5, "stochastic_depth": 0.5},
 }
 
@@ -94,6 +96,8 @@ def test_every_parameter_is_under_its_level_and_the_levels_are_in_order(name):
     assert {path[0] for path in paths} == set(names)
     expected = {"mlp": ("layer1", "layer2"), "cnn": ("stage1", "stage2", "dense")}
     expected |= {f"vit_{size}16": ("embed", *(f"block{i}" for i in range(1, 13)), "norm") for size in ("ti", "s", "b")}
+    lite = ("stem", *(f"stage{i}" for i in range(1, 8)), "conv_head")
+    expected |= {f"efficientnet_lite{i}": lite for i in range(3)}
     stages = 4 if name in ("resnet18", "resnet34", "resnet50") else 3
     assert names == expected.get(name, ("stem", *(f"stage{i}" for i in range(1, stages + 1))))
 
@@ -112,6 +116,13 @@ def test_every_parameter_is_under_its_level_and_the_levels_are_in_order(name):
             "resnet8",
             {"width": 0.5},
             {"stem": (8, 10, 8), "stage1": (8, 10, 8), "stage2": (4, 5, 16), "stage3": (2, 3, 32), "pooled": (32,)},
+        ),
+        (
+            "efficientnet_lite0",
+            {"width": 0.5},
+            {"stem": (4, 5, 16), "stage1": (4, 5, 8), "stage2": (2, 3, 16), "stage3": (1, 2, 24), "stage4": (1, 1, 40)}
+            | {"stage5": (1, 1, 56), "stage6": (1, 1, 96), "stage7": (1, 1, 160), "conv_head": (1, 1, 640)}
+            | {"pooled": (640,)},
         ),
         (
             "vit_ti16",
@@ -151,6 +162,9 @@ def test_resnet50_levels_at_imagenet_size():
         ("resnet18", 1000, (32, 32, 3), 11_689_512),  # torchvision's
         ("resnet34", 1000, (32, 32, 3), 21_797_672),  # torchvision's
         ("resnet50", 1000, (32, 32, 3), 25_557_032),  # torchvision's
+        ("efficientnet_lite0", 1000, (32, 32, 3), 4_652_008),  # the published weights', as the next two
+        ("efficientnet_lite1", 1000, (32, 32, 3), 5_416_680),
+        ("efficientnet_lite2", 1000, (32, 32, 3), 6_092_072),
         ("vit_ti16", 1000, (224, 224, 3), 5_717_416),  # timm's, as the next two
         ("vit_s16", 1000, (224, 224, 3), 22_050_664),
         ("vit_b16", 1000, (224, 224, 3), 86_567_656),
@@ -334,6 +348,39 @@ def test_a_wider_transformer_has_more_heads_of_64_channels(factor, heads):
     assert models.build(**options, num_classes=3).backbone.heads == heads
 
 
+def test_lite_block_names_strides_and_constants():
+    called = modules("efficientnet_lite0", axis_name="data", dtype=jnp.bfloat16)
+    norms = [module for module in called.values() if isinstance(module, nn.BatchNorm)]
+    assert len(norms) == 49
+    assert {(n.axis_name, n.momentum, n.epsilon, jnp.dtype(n.dtype).name) for n in norms} == {
+        ("data", 0.99, 1e-3, "bfloat16")
+    }
+    assert "backbone/stage1/block1/expand" not in called and "backbone/stage6/block4/expand/norm" in called
+    filters = {
+        path.removeprefix("backbone/").removesuffix("/depthwise/conv"): (module.kernel, module.stride)
+        for path, module in called.items()
+        if path.endswith("depthwise/conv")
+    }
+    assert len(filters) == 16
+    assert {path for path, (_, stride) in filters.items() if stride == 2} == {f"stage{i}/block1" for i in (2, 3, 4, 6)}
+    assert {path[:6] for path, (kernel, _) in filters.items() if kernel == 5} == {"stage3", "stage5", "stage6"}
+
+
+def test_lite_stochastic_depth_grows_from_nothing_to_less_than_its_rate():
+    called = modules("efficientnet_lite0", stochastic_depth=0.8)
+    rates = [module.rate for module in called.values() if isinstance(module, StochasticDepth)]
+    # The blocks with a shortcut are the third, fifth, ... of 16: the first of a stage has none.
+    np.testing.assert_allclose(rates, 0.8 * np.array([2, 4, 6, 7, 9, 10, 12, 13, 14]) / 16)
+
+
+@pytest.mark.parametrize(
+    ("width", "rounded"),
+    [(1.0, 8), (11.9, 16), (12.0, 16), (17.6, 16), (26.4, 24), (88.0, 88), (123.2, 120), (211.2, 208), (352.0, 352)],
+)
+def test_lite_widths_are_multiples_of_eight(width, rounded):
+    assert round_width(width) == rounded
+
+
 def test_max_pool_is_linens_and_its_gradient_too():
     x = images(2, 7, 3)  # odd: the last row and column are left out
     pooled = lambda pool: jax.value_and_grad(lambda x: jnp.sum(jnp.sin(pool(x))))(x)
@@ -359,6 +406,8 @@ def test_max_pool_is_linens_and_its_gradient_too():
         ("cnn", {"dense": -1}, "dense=-1"),
         ("cnn", {"norm": "bacth"}, r"norm='bacth': use one of 'none', 'batch' \(did you mean 'batch'\?\)"),
         ("resnet8", {"width": 0}, "width=0"),
+        ("efficientnet_lite0", {"width": -1.0}, "width=-1.0: give a number > 0"),
+        ("efficientnet_lite1", {"depth": 2}, "model 'efficientnet_lite1' has no option 'depth'"),
         ("vit_ti16", {"width": float("inf")}, "width=inf: give a number > 0"),
         ("vit_ti16", {"patch": 0}, "patch=0: give a whole number >= 1"),
         ("vit_ti16", {"blocks": 1.5}, "blocks=1.5"),

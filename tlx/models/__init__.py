@@ -20,10 +20,13 @@ from tlx.errors import UserError, did_you_mean
 from tlx.models.apply import make_apply
 from tlx.models.classifier import Classifier
 from tlx.models.cnn import cnn
+from tlx.models.efficientnet import ARCHITECTURES as EFFICIENTNETS
+from tlx.models.efficientnet import efficientnet_lite
 from tlx.models.inputs import Input
 from tlx.models.mlp import mlp
 from tlx.models.options import check_count
-from tlx.models.resnet import ARCHITECTURES, resnet
+from tlx.models.resnet import ARCHITECTURES as RESNETS
+from tlx.models.resnet import resnet
 from tlx.models.vit import HEADS, vit
 
 __all__ = ["MODELS", "Classifier", "Input", "build", "levels", "make_apply", "parameter_count", "scale"]
@@ -33,7 +36,8 @@ _GIVEN_BY_BUILD = ("dtype", "axis_name")
 
 MODELS = (
     {"mlp": mlp, "cnn": cnn}
-    | {name: functools.partial(resnet, name) for name in ARCHITECTURES}
+    | {name: functools.partial(resnet, name) for name in RESNETS}
+    | {name: functools.partial(efficientnet_lite, name) for name in EFFICIENTNETS}
     | {name: functools.partial(vit, name) for name in HEADS}
 )
 

@@ -39,6 +39,10 @@ class TrainedRun:
     takes: models.Input
     result: dict[str, Any]
 
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
     def make_apply(self) -> Callable:
         """`apply(variables, images, train=False) -> (logits, batch_stats)` of images [B, H, W, C] in [0, 1]."""
         return models.make_apply(self.model, takes=self.takes)

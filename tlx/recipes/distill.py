@@ -35,7 +35,7 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike, *, overwrite: boo
     with open_run(config, workdir, overwrite=overwrite) as run:
         if run.result:
             return finished(run)
-        teacher.check_input(run.dataset.image_shape)
+        teacher.takes.check(run.dataset.image_shape)
         teacher.check_classes(run.dataset.class_names)
         learner = make_learner(
             run,

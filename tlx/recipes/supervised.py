@@ -1,21 +1,32 @@
 """Train on labels: from scratch, or from another run's weights, fine-tuned or frozen, as the optimiser's rules say."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from tlx import config as config_lib
-from tlx import pretrained, progress, steps
-from tlx.recipes.learner import make_learner
+from tlx import optim, pretrained, progress, steps
+from tlx.errors import UserError
+from tlx.recipes.learner import Learner, make_learner
 from tlx.recipes.run import finish, finished, open_run
+
+Source = pretrained.TrainedRun | pretrained.Published
 
 
 def default_config() -> ConfigDict:
     config = config_lib.base("supervised")
     config.update(config_lib.learner())
-    config.init = {"run": "", "reset": ("head/.*",)}  # start from this finished run's weights; what begins anew
+    config.init = {
+        "run": "",  # start from the weights of this finished run,
+        "weights": "",  # or from published ones: a file, "package:NAME" or "hf:OWNER/REPO"
+        "key": "",  # where the weights lie in a file that holds several
+        "preprocessing": "",  # the published weights' origin, which decides what the network takes; "" = the usual one
+        "image_size": 0,  # the side of what the network takes; 0 = the published size
+        "reset": ("head/.*",),  # what begins anew all the same
+    }
     return config
 
 
@@ -25,19 +36,12 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike, *, overwrite: boo
     with open_run(config, workdir, overwrite=overwrite) as run:
         if run.result:
             return finished(run)
-        source = pretrained.load_run(config.init.run) if config.init.run else None
-        if source:
-            source.check_input(run.dataset.image_shape)
+        source = _source(config)
         takes = source.takes if source else None
         learner = make_learner(run, "network", config, takes=takes, make_step=steps.make_supervised_step)
         variables = learner.init("train")
         if source:
-            grafted = pretrained.graft(variables, source.variables, reset=config.init.reset)
-            variables = grafted.variables
-            progress.say(
-                f"from {source.path}: {len(grafted.loaded)} tensors loaded, "
-                f"{len(grafted.reset)} reset ({', '.join(grafted.reset)}), {len(grafted.unused)} unused"
-            )
+            variables = _start_from(source, learner, variables, reset=config.init.reset)
         trained = learner.fit(
             "train",
             variables=variables,
@@ -45,3 +49,38 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike, *, overwrite: boo
             streams=[run.stream(run.splits.labeled, config.train.batch_size, "train/labeled")],
         )
         return finish(run, trained)
+
+
+def _start_from(source: Source, learner: Learner, variables: Any, *, reset: Sequence[str]) -> Any:
+    """The source's weights in the learner's network, and what is to be said of it before step 1."""
+    grafted = pretrained.graft(variables, source.variables, reset=reset, all_used=True)
+    progress.say(
+        f"from {source.name}: {len(grafted.loaded)} tensors loaded, {len(grafted.reset)} reset "
+        f"({', '.join(grafted.reset)}), {len(grafted.unused)} unused"
+    )
+    adapted = source.takes.differs(learner.run.dataset.image_shape)
+    if adapted:
+        progress.say(f"images: {adapted}, as the pre-trained network takes them")
+    labels = traverse_util.flatten_dict(learner.optimizer.labels, sep="/")
+    never = [path for path in grafted.reset if labels.get(path) == optim.FROZEN]
+    if never:
+        progress.say(f"[yellow]{', '.join(never)}: reset and frozen, so never learnt; is a rule too wide?[/yellow]")
+    return grafted.variables
+
+
+def _source(config: ConfigDict) -> Source | None:
+    """What the network starts from; None = random weights."""
+    init = config.init
+    if init.run and init.weights:
+        raise UserError(f"init.run is {init.run!r} and init.weights {init.weights!r}: start from one of them")
+    if init.run:
+        return pretrained.load_run(init.run)
+    if init.weights:
+        return pretrained.load_published(
+            config.model.name,
+            init.weights,
+            key=init.key,
+            preprocessing=init.preprocessing,
+            image_size=init.image_size,
+        )
+    return None
