@@ -23,7 +23,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.data.labels_per_class = arg.labels
     c.rounds = 3
 
-    noise = {"shift": 1, "rotate": 15.0, "scale": 0.1, "shear": 0.1, "noise": 0.1}
+    noise = {"rotate": 15.0, "scale": 0.15, "shear": 0.15, "translate": 1.0, "noise": 0.1}
     c.teacher.model = {"name": "cnn", "widths": (64, 128), "dense": 128, "dropout": 0.3}
     c.teacher.train.update(steps=600, batch_size=64, eval_every=100)
     c.teacher.augment = noise
@@ -32,7 +32,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.student.scale = (1.0, 1.5)  # the later students are larger than their teacher, as in the paper
     c.student.train.update(steps=600, batch_size=32, eval_every=100)
     c.student.unlabeled_ratio = 4.0
-    c.student.augment = noise | {"cutout": 2}
+    c.student.augment = noise
     for section in (c.teacher, c.student):
         section.optim = tlx_config.optim(all={"learning_rate": 2e-3, "weight_decay": 0.05, "warmup": 0.05})
 

@@ -231,8 +231,8 @@ def pull_to_start(strength: float) -> optax.GradientTransformation:
     """Adds `strength * (p - p0)`, p0 the parameters at `init`: L2-SP's pull to the pre-trained weights.
 
     Li, Grandvalet & Davoine (2018), "Explicit Inductive Bias for Transfer Learning with Convolutional Networks",
-    section 3.2. Theirs is a penalty in the loss; here, as with `weight_decay`, it stands behind the optimiser's scaling,
-    which under plain SGD is the same. The state keeps p0, so a resumed run is pulled to where it began.
+    section 3.2. Theirs is a penalty in the loss; here it stands behind the optimiser's scaling, as `weight_decay` does:
+    under plain SGD the same. The state keeps p0, so a resumed run is pulled to where it began.
     """
 
     def update(updates: PyTree, start: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
