@@ -19,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 
 from tlx.errors import UserError
 from tlx.transferability import h_score, hscore, knn_accuracy, log_me, neighbours, probe_accuracy, score
+from tlx.transferability.evidence import balanced_rows
 
 SEEDS = st.integers(0, 2**32 - 1)
 FIGURES = (log_me, h_score, knn_accuracy, probe_accuracy)
@@ -290,6 +291,18 @@ def test_subsample_is_balanced_and_said():
     assert evidence.probe.value == 1 and evidence.knn.shuffled == pytest.approx(0.48, abs=0.12)
     assert score(features, labels, limit=105, shuffles=1) == evidence
     assert score(features, labels, limit=105, shuffles=1, seed=1).log_me.value != evidence.log_me.value
+
+
+@settings(max_examples=50, deadline=None)
+@given(sizes=st.lists(st.integers(2, 30), min_size=2, max_size=6), data=st.data(), seed=SEEDS)
+def test_each_class_gets_an_equal_share_or_all_it_has(sizes, data, seed):
+    limit = data.draw(st.integers(2 * len(sizes), sum(sizes)))
+    codes = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    rows = balanced_rows(codes, limit, np.random.default_rng(seed))
+    assert len(rows) == limit and (np.diff(rows) > 0).all()
+    taken = np.bincount(codes[rows], minlength=len(sizes))
+    cut = taken < sizes  # the classes that could have given more
+    assert taken.min() >= 2 and all(taken[cut] >= taken.max() - 1)
 
 
 # What is refused

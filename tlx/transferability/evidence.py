@@ -72,8 +72,8 @@ def score(features: np.ndarray, labels: np.ndarray, seed: int = 0, shuffles: int
       limit: the most examples used. Each class gets an equal share, and what small classes leave goes to the others.
 
     Raises:
-      UserError: see `check_inputs`; a class with one example, among those given or those that `limit` leaves; a seed,
-        `shuffles` or `limit` out of range.
+      UserError: see `check_inputs`; a class with one example; a seed, `shuffles` or `limit` (two for each class) out
+        of range.
     """
     features, codes = check_inputs(features, labels, members=2)
     probe.check_seed(seed)
@@ -82,8 +82,8 @@ def score(features: np.ndarray, labels: np.ndarray, seed: int = 0, shuffles: int
     sizes, available = np.bincount(codes), len(codes)
     if limit < 2 * len(sizes):
         raise UserError(f"limit is {limit}: {len(sizes)} classes need {2 * len(sizes)} examples at least")
-    taken = _balanced(codes, sizes, limit, np.random.default_rng(seed))
-    features, codes = check_inputs(features[taken], codes[taken], members=2)
+    taken = balanced_rows(codes, limit, np.random.default_rng(seed))
+    features, codes = check_inputs(features[taken], codes[taken])  # these few might be all the same
     count, classes = len(codes), len(sizes)
     k = int(np.clip(count // classes - 1, 1, 5))
 
@@ -110,8 +110,8 @@ def score(features: np.ndarray, labels: np.ndarray, seed: int = 0, shuffles: int
     )
 
 
-def _balanced(codes: np.ndarray, sizes: np.ndarray, limit: int, rng: np.random.Generator) -> np.ndarray:
+def balanced_rows(codes: np.ndarray, limit: int, rng: np.random.Generator) -> np.ndarray:
     """Sorted rows of `limit` examples (or all): the first of each class in a random order, then the second, ..."""
     priorities = rng.random(len(codes))
-    rank = rank_in_class(codes, sizes, priorities)
+    rank = rank_in_class(codes, np.bincount(codes), priorities)
     return np.sort(np.lexsort((priorities, rank))[:limit])

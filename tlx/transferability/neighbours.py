@@ -40,7 +40,8 @@ def nearest(features: np.ndarray, k: int) -> np.ndarray:
     size = max(1, BLOCK_BYTES // (count * unit.itemsize))
     for start in range(0, count, size):
         block = neighbours[start : start + size]
-        similarity = np.round(unit[start : start + size] @ unit.T, 12)  # [block, N]
+        similarity = unit[start : start + size] @ unit.T  # [block, N]
+        np.round(similarity, 12, out=similarity)
         row = np.arange(len(block))
         similarity[row, start + row] = -np.inf
         for place in range(k):  # argmax names the first of equals, which a partial sort does not promise
