@@ -53,14 +53,14 @@ def make_splits(
     classes, code, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     quota = validation // len(classes) + (np.arange(len(classes)) < validation % len(classes))
     _check_sizes("validation", classes, wanted=quota, has=sizes - 1)
-    held_out = _rank_in_class(code, sizes, _priorities(len(labels), name, "validation")) < quota[code]
+    held_out = rank_in_class(code, sizes, _priorities(len(labels), name, "validation")) < quota[code]
     if labels_per_class is None:
         labeled = ~held_out
     else:
         wanted = np.full(len(classes), labels_per_class)
         _check_sizes("labels_per_class", classes, wanted=wanted, has=sizes - quota)
         priorities = np.where(held_out, np.inf, _priorities(len(labels), name, "labeled", int(seed)))
-        labeled = _rank_in_class(code, sizes, priorities) < labels_per_class
+        labeled = rank_in_class(code, sizes, priorities) < labels_per_class
     return Splits(
         labeled=np.flatnonzero(labeled),
         unlabeled=np.flatnonzero(~labeled & ~held_out),
@@ -97,7 +97,7 @@ def _priorities(count: int, *key: object) -> np.ndarray:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy))).random(count)
 
 
-def _rank_in_class(code: np.ndarray, sizes: np.ndarray, priorities: np.ndarray) -> np.ndarray:
+def rank_in_class(code: np.ndarray, sizes: np.ndarray, priorities: np.ndarray) -> np.ndarray:
     """Each image's place [N] among those of its class, by rising priority."""
     order = np.lexsort((priorities, code))
     starts = np.cumsum(sizes) - sizes
