@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 import rich.console
 
-from tlx import progress
+from tlx import predict, progress
 from tlx.data import folder, layout, photo, source
 from tlx.errors import UserError
 from tlx.recipes import supervised
@@ -73,9 +73,9 @@ def test_the_same_arrays_again_in_memory_and_from_disk(tmp_path, capsys):
         np.testing.assert_array_equal(other.train.images[:], first.train.images)
         np.testing.assert_array_equal(other.test.images[:], first.test.images)
         np.testing.assert_array_equal(other.train.labels, first.train.labels)
-    # What was trained on is what `read` gives of the file: PNG loses nothing.
-    files = [photo.read(path, size=8, channels=3) for path in sorted(root.rglob("*.png"))]
-    assert rows(first.train) | rows(first.test) == {np.asarray(image).tobytes() for image in files}
+    # What was trained on is what a prediction sees of the same file: PNG loses nothing.
+    files = [predict.read_images(path, (8, 8, 3))[0] for path in sorted(root.rglob("*.png"))]
+    assert rows(first.train) | rows(first.test) == {image.tobytes() for image in files}
 
 
 def test_images_are_told_apart_by_size_and_channels(tmp_path):
@@ -289,16 +289,15 @@ def test_wrong_options(options, message):
 
 @pytest.mark.parametrize("suffix", ["jpg", "jpeg", "JPG", "png", "webp", "bmp", "tif", "gif"])
 def test_formats(tmp_path, suffix):
-    image = photo.read(
-        write(tmp_path / f"a.{suffix}", PIL.Image.new("RGB", (10, 10), (200, 30, 90))), size=4, channels=3
-    )
+    path = write(tmp_path / f"a.{suffix}", PIL.Image.new("RGB", (10, 10), (200, 30, 90)))
+    image = photo.read(path, (4, 4, 3))
     assert image.mode == "RGB" and image.size == (4, 4)
     assert np.abs(np.asarray(image).astype(int) - (200, 30, 90)).max() <= 3
     assert f".{suffix.lower()}" in photo.SUFFIXES
 
 
 def read(tmp_path, image, size=4, channels=3, name="a.png", **options):
-    return np.asarray(photo.read(write(tmp_path / name, image, **options), size=size, channels=channels))
+    return np.asarray(photo.read(write(tmp_path / name, image, **options), (size, size, channels)))
 
 
 def test_the_shorter_side_decides_and_the_centre_is_cropped(tmp_path):
@@ -311,6 +310,11 @@ def test_the_shorter_side_decides_and_the_centre_is_cropped(tmp_path):
     resized = np.asarray(smooth.resize((24, 8), PIL.Image.Resampling.BICUBIC))[:, 8:16]
     np.testing.assert_array_equal(read(tmp_path, smooth, size=8)[:, 2:6], resized[:, 2:6])
     assert read(tmp_path, PIL.Image.new("L", (3, 20000)), size=32).shape == (32, 32, 3)
+    # Other proportions than a square's, for predictions of runs on such images.
+    path = write(tmp_path / "a.png", image)
+    np.testing.assert_array_equal(np.asarray(photo.read(path, (4, 6, 3))), values[:, 1:7])
+    np.testing.assert_array_equal(np.asarray(photo.read(path, (2, 9, 3))), values[1:3])
+    assert photo.read(write(tmp_path / "a.png", PIL.Image.new("L", (1, 100))), (8, 32, 1)).size == (32, 8)
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])

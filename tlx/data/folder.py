@@ -118,7 +118,7 @@ class Folder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True
         self.info.set_splits(info.splits)
 
     def _encode(self, path: Path) -> bytes:
-        image = photo.read(path, size=self._shape[0], channels=self._shape[2])
+        image = photo.read(path, self._shape)
         image.save(content := io.BytesIO(), "png")
         return content.getvalue()
 

@@ -1,4 +1,4 @@
-"""One photograph: whatever a camera, a phone or a scanner wrote, as a square of 8-bit grey or RGB values."""
+"""One photograph: whatever a camera, a phone or a scanner wrote, as 8-bit grey or RGB values of one size."""
 
 import os
 
@@ -19,17 +19,19 @@ def is_grey(image: PIL.Image.Image) -> bool:
     return image.mode in ("1", "L", "LA", "F") or image.mode.startswith("I")
 
 
-def read(path: str | os.PathLike, *, size: int, channels: int) -> PIL.Image.Image:
-    """The largest centred square of an image file, resized to `size` x `size`, in mode "L" (1 channel) or "RGB" (3).
+def read(path: str | os.PathLike, shape: tuple[int, int, int]) -> PIL.Image.Image:
+    """An image file as (H, W, C) = `shape`, in mode "L" (C = 1) or "RGB" (3): its largest centred part of these
+    proportions, resized.
 
-    The same as resizing the shorter side to `size` and cropping the centre, but the long side of a panorama is never
-    enlarged. Antialiased bicubic, which most published ImageNet networks were evaluated with. The EXIF orientation is
+    For a square this is the shorter side resized and the centre cropped, without resizing what is cropped off.
+    Antialiased bicubic, which most published ImageNet networks were evaluated with. The EXIF orientation is
     honoured; what is transparent shows white; of several frames or pages it is the first. 16-bit values are taken to
     use their whole range, 0-65535, and floats 0-1. Colour profiles are not applied.
 
     Raises:
       Exception: a broken file; Pillow has many types for it.
     """
+    height, width, channels = shape
     with PIL.Image.open(path) as image:
         image = PIL.ImageOps.exif_transpose(image)
     image = _to_8_bits(image)
@@ -37,9 +39,10 @@ def read(path: str | os.PathLike, *, size: int, channels: int) -> PIL.Image.Imag
         image = image.convert("RGBA")
         image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
     image = image.convert("L" if channels == 1 else "RGB")
-    side = min(image.size)
-    left, top = ((length - side) // 2 for length in image.size)
-    return image.resize((size, size), PIL.Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+    scale = min(image.width / width, image.height / height)
+    kept = [max(round(side * scale), 1) for side in (width, height)]
+    left, top = ((full - part) // 2 for full, part in zip(image.size, kept, strict=True))
+    return image.resize((width, height), PIL.Image.Resampling.BICUBIC, box=(left, top, left + kept[0], top + kept[1]))
 
 
 def _to_8_bits(image: PIL.Image.Image) -> PIL.Image.Image:
