@@ -24,7 +24,7 @@ def read(path: str | os.PathLike, shape: tuple[int, int, int]) -> PIL.Image.Imag
     proportions, resized.
 
     For a square this is the shorter side resized and the centre cropped, without resizing what is cropped off.
-    Antialiased bicubic, which most published ImageNet networks were evaluated with. The EXIF orientation is
+    Antialiased bicubic, as timm evaluates its ViTs and ResNets (`tlx.pretrained`). The EXIF orientation is
     honoured; what is transparent shows white; of several frames or pages it is the first. 16-bit values are taken to
     use their whole range, 0-65535, and floats 0-1. Colour profiles are not applied.
 
