@@ -113,7 +113,13 @@ def open_run(config: ConfigDict, workdir: str | os.PathLike, *, overwrite: bool 
     with open_workdir(workdir, config_lib.to_dict(config), overwrite=overwrite) as folder:
         options = config.data
         dataset = source.load(
-            options.name, idx_dir=options.idx_dir, data_dir=options.data_dir, classes=tuple(options.classes)
+            options.name,
+            idx_dir=options.idx_dir,
+            folder=options.folder,
+            image_size=options.image_size,
+            channels=options.channels,
+            data_dir=options.data_dir,
+            classes=tuple(options.classes),
         )
         parts = splits.make_splits(
             dataset.train.labels,
