@@ -34,7 +34,7 @@ def base(recipe: str) -> ConfigDict:
                 "data_dir": "",  # where prepared data live; "" = $TFDS_DATA_DIR or ~/tensorflow_datasets
                 "classes": (),  # keep these only, renumbered from 0; () = all
                 "labels_per_class": 0,  # labelled images a class; 0 = every image that is not for validation
-                "validation": 300,  # images held out of training for every choice that is made
+                "validation": 300.0,  # images held out for every choice that is made; below 1, the share of each class
             },
             "eval_batch_size": 500,
         }
