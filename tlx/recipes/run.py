@@ -113,7 +113,13 @@ def prepare(config: ConfigDict, *, ramp: optax.Schedule | None = None) -> Run:
         raise UserError(f"dtype is {config.dtype!r}: use float32 or bfloat16")
     options = config.data
     dataset = source.load(
-        options.name, idx_dir=options.idx_dir, data_dir=options.data_dir, classes=tuple(options.classes)
+        options.name,
+        idx_dir=options.idx_dir,
+        folder=options.folder,
+        image_size=options.image_size,
+        channels=options.channels,
+        data_dir=options.data_dir,
+        classes=tuple(options.classes),
     )
     parts = splits.make_splits(
         dataset.train.labels,
