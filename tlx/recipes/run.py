@@ -107,7 +107,7 @@ class Run:
 
 
 def prepare(config: ConfigDict, *, ramp: optax.Schedule | None = None) -> Run:
-    """A run without a folder: the data, their splits, the devices and the root key. Nothing is written."""
+    """A run without a folder: the data, their splits, the devices, the root key. No record of it is written."""
     parallel.check_mode(config.parallel)
     if config.dtype not in ("float32", "bfloat16"):
         raise UserError(f"dtype is {config.dtype!r}: use float32 or bfloat16")
