@@ -95,6 +95,7 @@ def make_optimizer(
     total_steps: int,
     levels: Sequence[str] = (),
     batch_stats: PyTree = None,
+    ramp: optax.Schedule | None = None,
 ) -> Optimizer:
     """Builds the optimiser of a run.
 
@@ -107,6 +108,7 @@ def make_optimizer(
         split in one group a level ("backbone@stage1"), so that the printed table shows each rate; `clip` then holds
         for each level apart.
       batch_stats: the model's statistics; decides the stages' `frozen_norms`.
+      ramp: step -> factor on all learning rates, in place of every warm-up, schedule and `start`.
 
     Raises:
       UserError: an unmatched parameter, an idle or broken rule, an unknown group or option, a value out of range,
@@ -119,7 +121,7 @@ def make_optimizer(
         raise UserError(
             "every parameter is frozen: nothing would be learnt; let one rule give a group other than 'frozen'"
         )
-    begins = {name: round(group["start"] * total_steps) for name, group in options.items()}
+    begins = {name: 0 if ramp else round(group["start"] * total_steps) for name, group in options.items()}
     if min(begins.values()) > 0:
         name = min(begins, key=begins.get)
         raise UserError(f"group {name!r}: start is {options[name]['start']}, and no group learns before: set one to 0")
@@ -143,6 +145,8 @@ def make_optimizer(
 
     used = sorted(set(labels.values()) - {FROZEN})
     schedules = {name: make_schedule(options[name], total_steps - begins[name]) for name in used}
+    if ramp:
+        schedules = {name: _ramped(ramp, options[name]["learning_rate"]) for name in used}
     transforms = {name: _group_transform(options[name], schedules[name], begins[name]) for name in used}
     label_tree = traverse_util.unflatten_dict(labels, sep="/")
     tx = optax.multi_transform(transforms | {FROZEN: optax.set_to_zero()}, label_tree)
@@ -201,6 +205,10 @@ def make_schedule(group: Mapping[str, Any], total_steps: int) -> optax.Schedule:
     if not warmup:
         return after
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+
+
+def _ramped(ramp: optax.Schedule, rate: float) -> optax.Schedule:
+    return lambda step: rate * ramp(step)
 
 
 def _resting_until(begin: int, schedule: optax.Schedule) -> optax.Schedule:

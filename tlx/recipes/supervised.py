@@ -11,7 +11,7 @@ from tlx import config as config_lib
 from tlx import optim, pretrained, progress, steps
 from tlx.errors import UserError
 from tlx.recipes.learner import Learner, make_learner
-from tlx.recipes.run import finish, finished, open_run
+from tlx.recipes.run import Run, finish, finished, open_run
 
 Source = pretrained.TrainedRun | pretrained.Published
 
@@ -36,19 +36,24 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike, *, overwrite: boo
     with open_run(config, workdir, overwrite=overwrite) as run:
         if run.result:
             return finished(run)
-        source = _source(config)
-        takes = source.takes if source else None
-        learner = make_learner(run, "network", config, takes=takes, make_step=steps.make_supervised_step)
-        variables = learner.init("train")
-        if source:
-            variables = _start_from(source, learner, variables, reset=config.init.reset)
-        trained = learner.fit(
-            "train",
-            variables=variables,
-            store=run.labeled_store(),
-            streams=[run.stream(run.splits.labeled, config.train.batch_size, "train/labeled")],
-        )
-        return finish(run, trained)
+        learner, given = build(run)
+        return finish(run, learner.fit("train", **given))
+
+
+def build(run: Run) -> tuple[Learner, dict[str, Any]]:
+    """The learner of the phase "train", and what its `fit` is given: variables, store, streams."""
+    config = run.config
+    source = _source(config)
+    takes = source.takes if source else None
+    learner = make_learner(run, "network", config, takes=takes, make_step=steps.make_supervised_step)
+    variables = learner.init("train")
+    if source:
+        variables = _start_from(source, learner, variables, reset=config.init.reset)
+    return learner, {
+        "variables": variables,
+        "store": run.labeled_store(),
+        "streams": [run.stream(run.splits.labeled, config.train.batch_size, "train/labeled")],
+    }
 
 
 def _start_from(source: Source, learner: Learner, variables: Any, *, reset: Sequence[str]) -> Any:
