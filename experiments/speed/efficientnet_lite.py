@@ -3,8 +3,8 @@
     pip install -r requirements.txt torch efficientnet-lite-pytorch     # in one environment, which tlx does not need
     python -m experiments.speed.efficientnet_lite [--threads 2] [--repeats 9] [--compile]
 
-Prints a table and writes efficientnet_lite_THREADS.json beside this file. Each side is a process of its own, and only one of
-them works at a time; what counts is the ratio of the medians.
+Prints a table and writes efficientnet_lite_THREADS.json beside this file. Each side is a process of its own, and only
+one of them works at a time; what counts is the ratio of the medians.
 """
 
 import argparse

@@ -55,7 +55,7 @@ def relu6(x: jax.Array) -> jax.Array:
 
     `nn.relu6` keeps its input, or masks of it, for the backward pass: this keeps its output, which the next layer keeps
     anyway. Bounds are scalars because XLA's CPU backend writes a constant that forward and backward share into an
-    array as large as x: such arrays took a tenth of an EfficientNet's step.
+    array as large as x: such arrays took 9 % of an EfficientNet's step.
     """
     return lax.clamp(jnp.zeros((), x.dtype), x, jnp.full((), 6, x.dtype))
 
