@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from tlx.models.depthwise import Depthwise
-from tlx.models.layers import StochasticDepth, relu6
+from tlx.models.layers import StochasticDepth, pointwise, relu6
 from tlx.models.norm import BatchNorm
 from tlx.models.options import check_factor, check_rate
 
@@ -88,6 +88,7 @@ class ConvNorm(nn.Module):
             use_bias=False,
             dtype=self.dtype,
             kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+            conv_general_dilated=pointwise if self.kernel == self.stride == 1 else None,
             name="conv",
         )(x)
         x = _norm(self.dtype, self.axis_name, name="norm")(x, use_running_average=not train)
