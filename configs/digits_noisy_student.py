@@ -36,6 +36,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     for section in (c.teacher, c.student):
         section.optim = tlx_config.optim(all={"learning_rate": 2e-3, "weight_decay": 0.05, "warmup": 0.05})
 
+    c.pseudo_label.align = True
     c.loss = {"temperature": 1.0, "alpha": 1.0, "beta": 0.0, "consistency": 0.5, "labeled": 1.0}
     if arg.runlocal:
         tlx_config.run_local(c)
