@@ -15,8 +15,8 @@ class Classifier(nn.Module):
     there are any, `{"backbone": ...}`: so a head is replaced, and a backbone frozen or loaded, in one way for all.
 
     Attributes:
-      backbone: a module called as `backbone(x, train=..., start=...)` that returns its levels: a dict name -> activation
-        from input to output, the last of which is "pooled", [B, D]. A level's parameters lie under its name.
+      backbone: a module called as `backbone(x, train=..., start=...)` that returns its levels: a dict name ->
+        activation from input to output, the last of which is "pooled", [B, D]. A level's parameters lie under its name.
       num_classes: K.
       dtype: what the backbone computes in. Parameters are float32, and so is the head: it costs next to nothing, and
         eight bits of a logit are too few for a temperature or a confidence threshold.

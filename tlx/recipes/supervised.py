@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from tlx import config as config_lib
 from tlx import optim, pretrained, progress, steps
 from tlx.errors import UserError
+from tlx.recipes.features import on_features
 from tlx.recipes.learner import Learner, make_learner
 from tlx.recipes.run import finish, finished, open_run
 
@@ -27,6 +28,12 @@ def default_config() -> ConfigDict:
         "image_size": 0,  # the side of what the network takes; 0 = the published size
         "reset": ("head/.*",),  # what begins anew all the same
     }
+    config.cache = {
+        "features": False,  # compute what lies below a frozen level once, keep it, and train on it
+        "level": "",  # which; "" = the highest up to which everything is frozen
+        "views": 1,  # augmented views of each training image that are kept, and taken in turn, one a pass
+        "dtype": "float32",  # of what is kept; or "float16"
+    }
     return config
 
 
@@ -38,15 +45,20 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike, *, overwrite: boo
             return finished(run)
         source = _source(config)
         takes = source.takes if source else None
-        learner = make_learner(run, "network", config, takes=takes, make_step=steps.make_supervised_step)
+        learner = make_learner(
+            run, "network", config, takes=takes, make_step=steps.make_supervised_step, cache=config.cache
+        )
         variables = learner.init("train")
         if source:
             variables = _start_from(source, learner, variables, reset=config.init.reset)
+        store, index = run.labeled_store(), run.splits.labeled
+        if learner.start:
+            learner, store, index = on_features(learner, variables, augment=config.augment, **config.cache)
         trained = learner.fit(
             "train",
             variables=variables,
-            store=run.labeled_store(),
-            streams=[run.stream(run.splits.labeled, config.train.batch_size, "train/labeled")],
+            store=store,
+            streams=[run.stream(index, config.train.batch_size, "train/labeled")],
         )
         return finish(run, trained)
 
