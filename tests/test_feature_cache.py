@@ -206,6 +206,15 @@ def cut(*rules, level="", model="cnn", **groups):
     return feature_cache.cut(list(levels), made, batch_stats=shapes["batch_stats"], level=level)
 
 
+def test_noise_below_the_cut_is_named():
+    network = models.build("resnet8", width=0.25, stochastic_depth=0.5, dropout=0.5, num_classes=3)
+    variables = jax.eval_shape(lambda: network.init(jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32), train=False))
+    shapes = models.level_shapes(network, (8, 8, 1)) | {"": (8, 8, 1)}
+    dropped = [f"backbone/stage{i}/block1/StochasticDepth_0" for i in (1, 2, 3)]
+    for level, count in (("stem", 0), ("stage1", 1), ("stage2", 2), ("pooled", 3)):  # the head's input is dropped above
+        assert feature_cache.noise_below(network, variables, shapes, level) == dropped[:count]
+
+
 def test_the_cut_is_the_highest_that_stays_frozen():
     rest = (".*", "all")
     assert cut((FROZEN, "frozen"), rest) == "pooled"

@@ -82,6 +82,31 @@ def augmented(augment: Mapping[str, Any]) -> bool:
     return any(value for name, value in augment.items() if name != "magnitude")
 
 
+def noise_below(model: nn.Module, variables: PyTree, shapes: Mapping[str, tuple[int, ...]], level: str) -> list[str]:
+    """The modules below `level` that would drop something in training: what is kept at the level is without it.
+
+    Args:
+      model, variables: the classifier.
+      shapes: of an image, under the name "", and of each level's activation.
+      level: one of them.
+    """
+
+    def called(start: str) -> set[str]:
+        found = set()
+
+        def note(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
+            if getattr(context.module, "rate", 0):  # linen's Dropout, and StochasticDepth
+                found.add("/".join(context.module.path))
+            return call(*args, **kwargs)
+
+        with nn.intercept_methods(note):
+            x = jax.ShapeDtypeStruct((1, *shapes[start]), jnp.float32)
+            jax.eval_shape(lambda v, x: model.apply(v, x, train=False, start=start), variables, x)
+        return found
+
+    return sorted(called("") - called(level))
+
+
 def make_extract(*, model: nn.Module, takes: Callable, view: Callable, level: str) -> Callable:
     """Builds `extract(variables, batch, key) -> float32 [B, ...]`, the activations of `level`, nothing dropped.
 

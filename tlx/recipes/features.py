@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from tlx import feature_cache, models, parallel, progress
@@ -23,7 +22,7 @@ PyTree = Any
 
 
 def on_features(
-    learner: Learner, variables: PyTree, *, augment: Mapping[str, Any], views: int, dtype: str, **_: Any
+    learner: Learner, variables: PyTree, *, augment: Mapping[str, Any], views: int, dtype: str
 ) -> tuple[Learner, reader.Store, np.ndarray]:
     """Computes, or finds, the activations of `learner.start`; those of the test images only when they are read.
 
@@ -53,14 +52,18 @@ def on_features(
         "level": learner.start,
         "dtype": dtype,
     }
-    # A copy: the first step donates the others, and the test images come last.
-    variables = parallel.replicate(jax.tree.map(jnp.copy, variables), run.mesh)
+    noisy = feature_cache.noise_below(learner.model, variables, shapes | {"": learner.takes.shape}, learner.start)
+    if noisy:
+        progress.say(
+            f"[yellow]nothing is dropped up to {learner.start!r}, whose activations are kept: {noisy}[/yellow]"
+        )
+    variables = jax.tree.map(np.array, variables)  # a copy: training donates the others, and the test images come last
 
     def make_extract(**augment: Any) -> Callable:
         extract = feature_cache.make_extract(
             model=learner.model, takes=learner.takes, view=make_view(**augment), level=learner.start
         )
-        return functools.partial(run.parallelize(extract, args=("whole", "batch", "whole"), out="batch"), variables)
+        return run.parallelize(extract, args=("whole", "batch", "whole"), out="batch")
 
     def compute(split: str, extract: Callable, views: int, about: list[Any]) -> source.Examples:
         path, images = run.workdir / "features" / f"{split}.npy", run.examples(split)
@@ -68,10 +71,11 @@ def on_features(
         own = key | {"images": [split, hashlib.sha256(places.astype(np.int64).tobytes()).hexdigest()], "views": about}
         if (word := feature_cache.is_stale(path, own)) and any((run.workdir / "checkpoints").glob("*/[0-9]*")):
             raise UserError(f"{path} is of other {word}, and so is the training so far: start again with --overwrite")
+        on_devices = parallel.replicate(variables, run.mesh)
         with run.clock.measure("features"):
             kept = feature_cache.keep(
                 path,
-                functools.partial(_rows, run, extract, images, places, views),
+                functools.partial(_rows, run, functools.partial(extract, on_devices), images, places, views),
                 key=own,
                 shape=(views * len(images), *shape),
                 dtype=dtype,

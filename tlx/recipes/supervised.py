@@ -53,7 +53,9 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike, *, overwrite: boo
             variables = _start_from(source, learner, variables, reset=config.init.reset)
         store, index = run.labeled_store(), run.splits.labeled
         if learner.start:
-            learner, store, index = on_features(learner, variables, augment=config.augment, **config.cache)
+            learner, store, index = on_features(
+                learner, variables, augment=config.augment, views=config.cache.views, dtype=config.cache.dtype
+            )
         trained = learner.fit(
             "train",
             variables=variables,
