@@ -24,7 +24,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.model = {"name": "mlp", "widths": (32,)}
     c.optim = tlx_config.optim(all={"learning_rate": 5e-3, "warmup": 0.05})
     c.train.update(steps=2000, batch_size=64, eval_every=200)
-    c.augment = {"shift": 1, "rotate": 10.0}
+    c.augment = {"rotate": 10.0, "scale": 0.1, "shear": 0.1, "translate": 0.5}
     if arg.runlocal:
         tlx_config.run_local(c)
     return c

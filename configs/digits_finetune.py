@@ -28,7 +28,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         head={"learning_rate": 3e-3, "weight_decay": 0.05, "warmup": 0.1},
     )
     c.train.update(steps=300, batch_size=24, eval_every=50)
-    c.augment = {"shift": 1, "rotate": 10.0}
+    c.augment = {"rotate": 10.0, "scale": 0.1, "shear": 0.1, "translate": 1.0}
     if arg.runlocal:
         tlx_config.run_local(c)
     return c

@@ -29,7 +29,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.teacher.augment = noise
 
     c.student.model = c.teacher.model
-    c.student.scale = (1.0, 1.5)  # the later students are larger than their teacher, as in the paper
+    c.student.scale = (1.5,)  # students are larger than the first teacher, as in the paper
     c.student.train.update(steps=600, batch_size=32, eval_every=100)
     c.student.unlabeled_ratio = 4.0
     c.student.augment = noise

@@ -21,7 +21,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.model = {"name": "cnn", "widths": (32, 64), "dense": 128, "dropout": 0.3}
     c.optim = tlx_config.optim(all={"learning_rate": 2e-3, "weight_decay": 0.05, "warmup": 0.05})
     c.train.update(steps=600, batch_size=64, eval_every=100)
-    c.augment = {"shift": 1, "rotate": 10.0}
+    c.augment = {"rotate": 10.0, "scale": 0.1, "shear": 0.1, "translate": 0.5}
     if arg.runlocal:
         tlx_config.run_local(c)
     return c

@@ -15,8 +15,11 @@ import numpy as np
 import pytest
 
 # Many tests compile the same few programs; each is compiled once a session (and what is read back is what was made).
-CACHE = tempfile.mkdtemp(prefix="tlx-tests-")
-atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+# The processes of pytest-xdist (`-n 2`) inherit the folder from the one that starts them, which made it and removes it.
+if "TLX_TESTS_CACHE" not in os.environ:
+    os.environ["TLX_TESTS_CACHE"] = tempfile.mkdtemp(prefix="tlx-tests-")
+    atexit.register(shutil.rmtree, os.environ["TLX_TESTS_CACHE"], ignore_errors=True)
+CACHE = os.environ["TLX_TESTS_CACHE"]
 jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 

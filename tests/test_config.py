@@ -57,7 +57,7 @@ def test_resolve_takes_back_what_it_wrote():
         ({"seed": True}, "config.seed is True of type bool"),
         ({"train": 3}, "config.train is 3: it is a section with the keys accumulate, "),
         ({"model": "cnn"}, "config.model is 'cnn': it must be a section"),
-        ({"data": ConfigDict({"validation": 1.5})}, "config.data.validation is 1.5 of type float"),
+        ({"data": ConfigDict({"labels_per_class": 1.5})}, "config.data.labels_per_class is 1.5 of type float"),
     ],
 )
 def test_resolve_refuses(given, message):

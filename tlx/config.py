@@ -26,12 +26,15 @@ def base(recipe: str) -> ConfigDict:
             "parallel": "jit",  # "jit", "pmap" or "shard_map"
             "dtype": "float32",  # of the computation; "bfloat16" on accelerators. Parameters and losses stay float32
             "data": {
-                "name": "digits",  # "digits", "idx" (with idx_dir), or any prepared tfds name
+                "name": "digits",  # "digits", "idx" (with idx_dir), "folder" (with folder), or any prepared tfds name
                 "idx_dir": "",  # a folder of IDX files, such as MNIST's
+                "folder": "",  # a folder of photographs, FOLDER/class/*.jpg
+                "image_size": 0,  # of those: the side in pixels that they are resized and cropped to
+                "channels": 0,  # of those: 1 = grey, 3 = RGB, 0 = grey if all are
                 "data_dir": "",  # where prepared data live; "" = $TFDS_DATA_DIR or ~/tensorflow_datasets
                 "classes": (),  # keep these only, renumbered from 0; () = all
                 "labels_per_class": 0,  # labelled images a class; 0 = every image that is not for validation
-                "validation": 300,  # images held out of training for every choice that is made
+                "validation": 300.0,  # images held out for every choice that is made; below 1, the share of each class
             },
             "eval_batch_size": 500,
         }

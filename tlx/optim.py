@@ -17,11 +17,11 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from flax import traverse_util
 
 from tlx.errors import UserError, did_you_mean
+from tlx.transforms import max_norm, pull_to_start
 
 FROZEN = "frozen"
 PyTree = Any
@@ -95,6 +95,7 @@ def make_optimizer(
     total_steps: int,
     levels: Sequence[str] = (),
     batch_stats: PyTree = None,
+    ramp: optax.Schedule | None = None,
 ) -> Optimizer:
     """Builds the optimiser of a run.
 
@@ -107,6 +108,7 @@ def make_optimizer(
         split in one group a level ("backbone@stage1"), so that the printed table shows each rate; `clip` then holds
         for each level apart.
       batch_stats: the model's statistics; decides the stages' `frozen_norms`.
+      ramp: step -> factor on all learning rates, in place of every warm-up, schedule and `start`.
 
     Raises:
       UserError: an unmatched parameter, an idle or broken rule, an unknown group or option, a value out of range,
@@ -119,7 +121,7 @@ def make_optimizer(
         raise UserError(
             "every parameter is frozen: nothing would be learnt; let one rule give a group other than 'frozen'"
         )
-    begins = {name: round(group["start"] * total_steps) for name, group in options.items()}
+    begins = {name: 0 if ramp else round(group["start"] * total_steps) for name, group in options.items()}
     if min(begins.values()) > 0:
         name = min(begins, key=begins.get)
         raise UserError(f"group {name!r}: start is {options[name]['start']}, and no group learns before: set one to 0")
@@ -143,6 +145,8 @@ def make_optimizer(
 
     used = sorted(set(labels.values()) - {FROZEN})
     schedules = {name: make_schedule(options[name], total_steps - begins[name]) for name in used}
+    if ramp:
+        schedules = {name: _ramped(ramp, options[name]["learning_rate"]) for name in used}
     transforms = {name: _group_transform(options[name], schedules[name], begins[name]) for name in used}
     label_tree = traverse_util.unflatten_dict(labels, sep="/")
     tx = optax.multi_transform(transforms | {FROZEN: optax.set_to_zero()}, label_tree)
@@ -203,43 +207,12 @@ def make_schedule(group: Mapping[str, Any], total_steps: int) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
 
 
+def _ramped(ramp: optax.Schedule, rate: float) -> optax.Schedule:
+    return lambda step: rate * ramp(step)
+
+
 def _resting_until(begin: int, schedule: optax.Schedule) -> optax.Schedule:
     return optax.join_schedules([optax.constant_schedule(0.0), schedule], [begin]) if begin else schedule
-
-
-def max_norm(limit: float) -> optax.GradientTransformation:
-    """After the update, scales down each unit's incoming weights to norm `limit` at most.
-
-    The constraint of Hinton et al. (2012), "Improving neural networks by preventing co-adaptation", section 2. A unit
-    is the last axis of a kernel; arrays of rank below 2 (biases, norms) are left alone. Must stand last in a chain.
-    """
-
-    def update(updates: PyTree, state: optax.EmptyState, params: PyTree) -> tuple[PyTree, optax.EmptyState]:
-        def project(u: jax.Array, p: jax.Array) -> jax.Array:
-            if p.ndim < 2:
-                return u
-            new = p + u
-            norm = jnp.sqrt(jnp.sum(new**2, axis=tuple(range(p.ndim - 1)), keepdims=True))
-            return new * jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-12)) - p
-
-        return jax.tree.map(project, updates, params), state
-
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
-
-
-def pull_to_start(strength: float) -> optax.GradientTransformation:
-    """Adds `strength * (p - p0)`, p0 the parameters at `init`: L2-SP's pull to the pre-trained weights.
-
-    Li, Grandvalet & Davoine (2018), "Explicit Inductive Bias for Transfer Learning with Convolutional Networks",
-    section 3.2. Theirs is a penalty in the loss; here it stands behind the optimiser's scaling, as `weight_decay` does:
-    under plain SGD the same. The state keeps p0, so a resumed run is pulled to where it began.
-    """
-
-    def update(updates: PyTree, start: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
-        return jax.tree.map(lambda u, p, p0: u + strength * (p - p0), updates, params, start), start
-
-    # A copy: the step donates its state, and one buffer cannot be donated twice.
-    return optax.GradientTransformation(lambda params: jax.tree.map(jnp.copy, params), update)
 
 
 def stop_frozen(params: PyTree, frozen: PyTree | None) -> PyTree:

@@ -11,6 +11,7 @@ import PIL.Image
 import rich.table
 
 from tlx import progress
+from tlx.data import photo
 from tlx.data.source import check_examples
 from tlx.data.view import make_view
 from tlx.errors import UserError
@@ -37,7 +38,8 @@ def predict(run: TrainedRun, images: np.ndarray) -> np.ndarray:
 def read_images(path: str | os.PathLike, shape: tuple[int, int, int]) -> tuple[np.ndarray, str]:
     """Reads an image file, or an npy of one image or many, as uint8 or float [B, H, W, C] of the given shape.
 
-    A picture of another size is resized, and one of another mode converted to grey or RGB; the second value says so.
+    Pictures are read as those of a folder are (`tlx.data.photo`): the centre of one of another size is resized, and one
+    of another mode converted to grey or RGB; the second value says so.
 
     Raises:
       UserError: a missing or unreadable file, an array that is no image, values out of range.
@@ -48,20 +50,18 @@ def read_images(path: str | os.PathLike, shape: tuple[int, int, int]) -> tuple[n
     try:
         if path.suffix == ".npy":
             return _from_array(np.load(path, allow_pickle=False), path, shape), ""
+        if channels not in (1, 3):
+            raise UserError(f"the run expects {channels} channels: give its images as npy [H, W, {channels}]")
         with PIL.Image.open(path) as image:
-            image.load()
+            stored, size = image.mode, (image.width, image.height)
+        image = photo.read(path, shape)
     except UserError:
         raise
     except Exception as e:  # PIL and numpy have many errors for a file that is not what its name says
         raise UserError(f"{path} is not a readable image ({e}): give png, jpg or npy") from None
-    mode = {1: "L", 3: "RGB"}.get(channels)
-    if mode is None:
-        raise UserError(f"the run expects {channels} channels: give its images as npy [H, W, {channels}]")
-    said = [] if image.mode == mode else [f"{image.mode} to {mode}"]
-    image = image.convert(mode)
-    if image.size != (width, height):
-        said.append(f"{image.height}x{image.width} to {height}x{width}")
-        image = image.resize((width, height), PIL.Image.Resampling.BILINEAR)
+    said = [] if image.mode == stored else [f"{stored} to {image.mode}"]
+    if image.size != size:
+        said.append(f"{size[1]}x{size[0]} to {height}x{width}")
     return np.asarray(image, np.uint8).reshape(1, height, width, channels), ", ".join(said)
 
 

@@ -23,7 +23,8 @@ def say(line: object) -> None:
 class Bar:
     """One phase's progress; redrawn five times a second at most, and only on a terminal."""
 
-    def __init__(self, progress: rich.progress.Progress | None, task: rich.progress.TaskID | None):
+    def __init__(self, progress: rich.progress.Progress | None = None, task: rich.progress.TaskID | None = None):
+        """Without arguments, a bar that shows nothing."""
         self._progress, self._task, self._drawn = progress, task, 0.0
 
     def due(self) -> bool:
@@ -36,12 +37,20 @@ class Bar:
             shown = "  ".join(f"{name} {metrics[name]:.3f}" for name in ("loss", "accuracy") if name in metrics)
             self._progress.update(self._task, completed=step, metrics=shown)
 
+    def advance(self) -> None:
+        """One more, of things that have no metrics."""
+        if self._progress is not None:
+            self._progress.advance(self._task)
+
 
 @contextlib.contextmanager
-def bar(phase: str, *, total: int, start: int) -> Iterator[Bar]:
-    """A bar from `start` to `total` steps, with loss, accuracy and the time left; gone when the phase is over."""
+def bar(phase: str, *, total: int, start: int, note: str = "compiling") -> Iterator[Bar]:
+    """A bar from `start` to `total` steps, with loss, accuracy and the time left; gone when the phase is over.
+
+    Before the first metrics it shows `note` in their place.
+    """
     if not console.is_terminal or jax.process_index() != 0:
-        yield Bar(None, None)
+        yield Bar()
         return
     columns = (
         rich.progress.TextColumn("{task.description}"),
@@ -50,9 +59,13 @@ def bar(phase: str, *, total: int, start: int) -> Iterator[Bar]:
         rich.progress.TextColumn("{task.fields[metrics]}"),
         rich.progress.TimeRemainingColumn(),
     )
-    with rich.progress.Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(phase, total=total, completed=start, metrics="compiling")
-        yield Bar(progress, task)
+    console.file = sys.stdout  # now, so that the bar goes on while `builders.quiet` has another stdout in its place
+    try:
+        with rich.progress.Progress(*columns, console=console, transient=True) as progress:
+            task = progress.add_task(phase, total=total, completed=start, metrics=note)
+            yield Bar(progress, task)
+    finally:
+        console.file = None
 
 
 def table(title: str, rows: list[Mapping[str, object]]) -> rich.table.Table:

@@ -19,8 +19,8 @@ class PseudoLabels:
 
     Attributes:
       index: int [U], the images, as rows of the training set.
-      logits: float32 [U, K], the teacher's on the clean images. Soft labels of any temperature, and hard ones, come
-        from these.
+      logits: float32 [U, K], the teacher's on the clean images, aligned if asked. Soft labels of any temperature, and
+        hard ones, come from these.
       weight: float32 [U], 1 where the confidence reaches the threshold, else 0.
       teacher: digest of the teacher's variables.
     """
@@ -57,7 +57,9 @@ class PseudoLabels:
         }
 
 
-def make(index: np.ndarray, logits: np.ndarray, *, teacher: str, threshold: float = 0.0) -> PseudoLabels:
+def make(
+    index: np.ndarray, logits: np.ndarray, *, teacher: str, threshold: float = 0.0, prior: np.ndarray | None = None
+) -> PseudoLabels:
     """Pseudo-labels from a teacher's logits.
 
     Args:
@@ -65,6 +67,7 @@ def make(index: np.ndarray, logits: np.ndarray, *, teacher: str, threshold: floa
       logits: [U, K].
       teacher: digest of the teacher's variables.
       threshold: the least confidence, in 0..1, that counts; 0 = all count.
+      prior: float [K], how frequent each class should be among the unlabelled; None = as the teacher finds them.
 
     Raises:
       UserError: for a threshold out of range, or logits that are not finite.
@@ -73,8 +76,39 @@ def make(index: np.ndarray, logits: np.ndarray, *, teacher: str, threshold: floa
     if not np.isfinite(logits).all():
         row = int(np.argwhere(~np.isfinite(logits))[0][0])
         raise UserError(f"the teacher's logits for image {index[row]} are not finite: {logits[row]}")
+    logits = logits if prior is None else align(logits, prior)
     labels = PseudoLabels(index, logits.astype(np.float32), np.ones(len(index), np.float32), teacher)
     return dataclasses.replace(labels, weight=(labels.confidence >= threshold).astype(np.float32))
+
+
+def align(logits: np.ndarray, prior: np.ndarray, *, tolerance: float = 1e-6, most: int = 1000) -> np.ndarray:
+    """Shifts each class's logits by a constant, so that the mean prediction is `prior`: distribution alignment.
+
+    ReMixMatch (Berthelot et al. 2020), section 3.1, multiplies each prediction by prior / mean prediction and
+    normalises, once. Here that is repeated until the mean is the prior: multiplying a probability is adding to a logit.
+
+    Args:
+      logits: [U, K].
+      prior: [K], > 0, adds up to 1.
+      tolerance: of the mean prediction, in probability.
+      most: how often it is repeated at most.
+
+    Returns:
+      float64 [U, K].
+
+    Raises:
+      UserError: a prior that is no distribution over the K classes, or has a class that never occurs.
+    """
+    prior = np.asarray(prior, np.float64)
+    if prior.shape != logits.shape[1:] or not prior.min() > 0 or abs(prior.sum() - 1) > 1e-6:
+        raise UserError(f"the prior {prior} is no distribution with every one of {logits.shape[1]} classes in it")
+    shift = np.zeros_like(prior)
+    for _ in range(most):
+        mean = scipy.special.softmax(logits + shift, -1).mean(0)
+        if np.abs(mean - prior).max() < tolerance:
+            break
+        shift += np.log(prior / np.maximum(mean, np.finfo(np.float64).tiny))
+    return logits + shift
 
 
 def check_threshold(threshold: float) -> None:

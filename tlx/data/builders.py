@@ -1,7 +1,8 @@
 """The datasets that tlx prepares by itself: scikit-learn's digits, and any folder of MNIST-style IDX files.
 
-They are tfds builders, written as array_record and without TensorFlow: tfds encodes PIL images without it, but needs it
-for arrays. Nothing is shuffled on the way, so that an index means the same image here and in the source.
+They, and `tlx.data.folder`'s photographs, are tfds builders, written as array_record and without TensorFlow: tfds
+encodes PIL images without it, but needs it for arrays. Nothing is shuffled on the way, so that an index means the same
+image here and in the source.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ import numpy as np
 import PIL.Image
 import tensorflow_datasets as tfds
 
+from tlx import progress
 from tlx.errors import UserError
 
 Arrays = tuple[np.ndarray, np.ndarray]  # images uint8 [N, H, W], labels [N]
@@ -39,12 +41,13 @@ class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     # Nothing is downloaded; and to look for checksums, tfds 4.9.10 imports a package that it does not require.
     url_infos = None
     num_images = 1797
+    bar = progress.Bar()
 
     def __init__(self, *, data_dir: str | os.PathLike):
         super().__init__(data_dir=os.fspath(data_dir), file_format="array_record")
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return _info(self, "scikit-learn's digits", (8, 8, 1), 10)
+        return info(self, "scikit-learn's digits", (8, 8, 1), num_classes=10)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         from sklearn.datasets import load_digits  # takes a second to import, and is needed once
@@ -62,7 +65,7 @@ class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         }
 
     def _generate_examples(self, images: np.ndarray, labels: np.ndarray) -> Iterator:
-        return _examples(images, labels)
+        return _examples(images, labels, self.bar)
 
 
 class Idx(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -73,6 +76,7 @@ class Idx(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     VERSION = tfds.core.Version("1.0.0")
     url_infos = None  # as above
+    bar = progress.Bar()
 
     def __init__(self, *, idx_dir: str | os.PathLike, data_dir: str | os.PathLike):
         """Reads the files.
@@ -81,8 +85,7 @@ class Idx(tfds.core.GeneratorBasedBuilder, skip_registration=True):
           UserError: a folder or a file is missing, broken, or at odds with its companion.
         """
         self._arrays = read_idx_dir(idx_dir)
-        folder = re.sub(r"[^\w-]", "_", Path(idx_dir).expanduser().resolve().name) or "idx"
-        config = tfds.core.BuilderConfig(name=f"{folder}-{_digest(self._arrays)}")
+        config = tfds.core.BuilderConfig(name=config_name(idx_dir, _digest(self._arrays)))
         with quiet():  # tfds warns about every config that is not written into the class
             super().__init__(data_dir=os.fspath(data_dir), config=config, file_format="array_record")
 
@@ -93,17 +96,19 @@ class Idx(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _info(self) -> tfds.core.DatasetInfo:
         shape = self._arrays["train"][0].shape[1:]
         num_classes = 1 + max(int(labels.max()) for _, labels in self._arrays.values())
-        return _info(self, "IDX files", (*shape, 1), num_classes)
+        return info(self, "IDX files", (*shape, 1), num_classes=num_classes)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         return {split: self._generate_examples(*arrays) for split, arrays in self._arrays.items()}
 
     def _generate_examples(self, images: np.ndarray, labels: np.ndarray) -> Iterator:
-        return _examples(images, labels)
+        return _examples(images, labels, self.bar)
 
 
-def prepare(builder: Digits | Idx) -> Path:
+def prepare(builder: Any) -> Path:
     """Writes the dataset unless it is there already; returns its folder.
+
+    `builder` is one of ours: it has `num_images`, and a `bar` that it advances by each of them.
 
     Any number of processes may prepare the same dataset at once: each writes to a folder of its own, the first to
     finish renames it to the final name, and the others find it taken and use it.
@@ -122,7 +127,7 @@ def prepare(builder: Digits | Idx) -> Path:
         if not os.access(root, os.W_OK):
             raise PermissionError("no permission to write")
         print(f"preparing {builder.info.full_name} ({builder.num_images:,} images) in {shown} ...", flush=True)
-        with quiet():
+        with progress.bar("preparing", total=builder.num_images, start=0, note="") as builder.bar, quiet():
             builder.download_and_prepare()
     except OSError as error:
         if is_prepared(folder):  # another process was faster
@@ -219,13 +224,14 @@ def _digest(arrays: dict[str, Arrays]) -> str:
         for array in arrays[split]:
             digest.update(str(array.shape).encode())
             digest.update(np.ascontiguousarray(array))
-    return digest.hexdigest()[:12]
+    return digest.hexdigest()
 
 
-def _info(builder: Any, description: str, shape: tuple[int, ...], num_classes: int) -> tfds.core.DatasetInfo:
+def info(builder: Any, description: str, shape: tuple[int, ...], **classes: Any) -> tfds.core.DatasetInfo:
+    """Of images of one `shape`, stored as PNG and in order; `classes` are num_classes=K or names=[...]."""
     features = {
         "image": tfds.features.Image(shape=shape, encoding_format="png"),
-        "label": tfds.features.ClassLabel(num_classes=num_classes),
+        "label": tfds.features.ClassLabel(**classes),
     }
     return tfds.core.DatasetInfo(
         builder=builder,
@@ -235,6 +241,13 @@ def _info(builder: Any, description: str, shape: tuple[int, ...], num_classes: i
     )
 
 
-def _examples(images: np.ndarray, labels: np.ndarray) -> Iterator[tuple[int, dict[str, Any]]]:
+def config_name(folder: str | os.PathLike, digest: str) -> str:
+    """Of the dataset in `folder`: the folder's name, and enough of its content's hash to tell it from any other."""
+    name = re.sub(r"[^\w-]", "_", Path(folder).expanduser().resolve().name) or "data"
+    return f"{name}-{digest[:12]}"
+
+
+def _examples(images: np.ndarray, labels: np.ndarray, bar: progress.Bar) -> Iterator[tuple[int, dict[str, Any]]]:
     for index, (image, label) in enumerate(zip(images, labels, strict=True)):
         yield index, {"image": PIL.Image.fromarray(image), "label": int(label)}
+        bar.advance()

@@ -60,7 +60,9 @@ def find(name: str, root: Path) -> Path:
     """
     parts = re.fullmatch(r"(?P<base>\w+)(/(?P<config>[\w.+-]+))?(:(?P<version>\d+\.\d+\.\d+))?", name)
     if not parts:
-        raise UserError(f"{name!r} is not the name of a dataset: use digits, idx, or a tfds name such as cifar10:3.0.2")
+        raise UserError(
+            f"{name!r} is not the name of a dataset: use digits, idx, folder, or a tfds name such as cifar10:3.0.2"
+        )
     folder = root / parts["base"] / (parts["config"] or "")
     if not parts["config"] and not _versions(folder):
         folder = _default_config(folder) or folder

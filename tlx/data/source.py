@@ -1,4 +1,4 @@
-"""Datasets by name, as arrays: scikit-learn's digits, a folder of IDX files, or any dataset that tfds has prepared."""
+"""Datasets by name, as arrays: digits, a folder of IDX files or photographs, or any dataset that tfds has prepared."""
 
 import dataclasses
 import hashlib
@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from tlx.data import builders, prepared
+from tlx.data.folder import Folder
 from tlx.data.prepared import Images, LazyImages
 from tlx.errors import UserError
+from tlx.models.options import check_choice, check_count
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -59,15 +61,21 @@ def load(
     name: str = "digits",
     *,
     idx_dir: str = "",
+    folder: str = "",
+    image_size: int = 0,
+    channels: int = 0,
     data_dir: str = "",
     classes: Sequence[int] = (),
     in_memory_bytes: int = 2**30,
 ) -> Dataset:
-    """Loads a dataset, and first prepares it if it is "digits" or "idx" and was never used before.
+    """Loads a dataset, and first prepares it if it is "digits", "idx" or "folder" and was never used before.
 
     Args:
-      name: "digits", "idx", or what tfds has prepared: "mnist", "cifar10:3.0.2", "cifar10_corrupted/fog_1".
+      name: "digits", "idx", "folder", or what tfds has prepared: "mnist", "cifar10:3.0.2", "cifar10_corrupted/fog_1".
       idx_dir: for "idx", the folder of the IDX files; its name becomes the dataset's.
+      folder: for "folder", the folder of photographs, FOLDER/class/*.jpg; see `tlx.data.folder`. Its name, as above.
+      image_size: for "folder", the side of the square that each image is resized and cropped to, in pixels.
+      channels: for "folder", 3 = RGB, 1 = grey, 0 = grey if all of its images are stored so, else RGB.
       data_dir: where prepared datasets live; "" = $TFDS_DATA_DIR or ~/tensorflow_datasets.
       classes: keep these classes only, renumbered from 0 in the order given; () = all.
       in_memory_bytes: a split whose images take more is read from its files as needed.
@@ -80,15 +88,25 @@ def load(
         raise UserError("dataset 'idx' needs idx_dir: name the folder that holds the IDX files")
     if name != "idx" and idx_dir:
         raise UserError(f"idx_dir is {idx_dir!r}, but the dataset is {name!r}: set the name to 'idx', or idx_dir to ''")
-    if name == "digits":
-        folder = builders.prepare(builders.Digits(data_dir=root))
-    elif name == "idx":
-        folder = builders.prepare(builders.Idx(idx_dir=idx_dir, data_dir=root))
-        name = Path(idx_dir).expanduser().resolve().name
+    if name == "folder":
+        _check_folder_options(folder, image_size, channels)
     else:
-        folder = prepared.find(name, root)
+        for option, value in (("folder", folder), ("image_size", image_size), ("channels", channels)):
+            if value:
+                fix = f"set the name to 'folder', or {option} to {type(value)()!r}"
+                raise UserError(f"{option} is {value!r}, but the dataset is {name!r}: {fix}")
+    if name == "digits":
+        path = builders.prepare(builders.Digits(data_dir=root))
+    elif name == "idx":
+        path = builders.prepare(builders.Idx(idx_dir=idx_dir, data_dir=root))
+        name = Path(idx_dir).expanduser().resolve().name
+    elif name == "folder":
+        path = builders.prepare(Folder(folder=folder, image_size=image_size, channels=channels, data_dir=root))
+        name = Path(folder).expanduser().resolve().name
+    else:
+        path = prepared.find(name, root)
         name = name.partition(":")[0]
-    splits, class_names = prepared.read(folder, in_memory_bytes=in_memory_bytes)
+    splits, class_names = prepared.read(path, in_memory_bytes=in_memory_bytes)
     dataset = Dataset(name, Examples(*splits["train"]), Examples(*splits["test"]), class_names)
     dataset = _select(dataset, classes) if len(classes) else dataset
     for split in (dataset.train, dataset.test):
@@ -142,6 +160,15 @@ def fingerprint(dataset: Dataset) -> str:
         digest.update(np.ascontiguousarray(images))
         digest.update(np.ascontiguousarray(split.labels, np.int32))
     return digest.hexdigest()[:16]
+
+
+def _check_folder_options(folder: str, image_size: int, channels: int) -> None:
+    if not folder:
+        raise UserError("dataset 'folder' needs folder: name the one whose sub-folders are the classes")
+    if not image_size:
+        raise UserError("dataset 'folder' needs image_size: the side of its square images in pixels, such as 224")
+    check_count("image_size", image_size, minimum=1)
+    check_choice("channels", channels, (0, 1, 3))
 
 
 def _select(dataset: Dataset, classes: Sequence[int]) -> Dataset:

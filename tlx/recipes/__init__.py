@@ -1,4 +1,7 @@
-"""One module a method. Each has `default_config()` and `run(config, workdir, *, overwrite=False) -> result`."""
+"""One module a method. Each has `default_config()` and `run(config, workdir, *, overwrite=False) -> result`.
+
+Those that train in one phase also have `build(run) -> (learner, what its fit is given)`, which `tlx.lr_find` calls.
+"""
 
 import importlib
 from types import ModuleType

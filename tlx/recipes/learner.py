@@ -68,6 +68,11 @@ class Learner:
         """Fresh variables, from the stream of this phase's name."""
         return _init(self.model, rng_lib.stream(rng_lib.stream(self.run.rng, phase), "init"), self.takes)
 
+    def state(self, variables: PyTree) -> TrainState:
+        """The state before the first step, whole on every device."""
+        state = TrainState.create(variables=variables, tx=self.optimizer.tx, ema=self.train.ema_decay > 0)
+        return parallel.replicate(state, self.run.mesh)
+
     def fit(
         self,
         phase: str,
@@ -90,8 +95,7 @@ class Learner:
         run.start()
         run.preemption.check()
         checkpoints = Checkpoints(run.workdir / "checkpoints" / phase)
-        like = TrainState.create(variables=variables, tx=self.optimizer.tx, ema=self.train.ema_decay > 0)
-        like = parallel.replicate(like, run.mesh)
+        like = self.state(variables)
         shape = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
         clock = loop.Clock()
         if mark.exists():
@@ -225,6 +229,7 @@ def make_learner(
         total_steps=train.steps,
         levels=models.levels(network, takes.shape),
         batch_stats=shapes.get("batch_stats", {}),
+        ramp=run.ramp,
     )
     progress.say(
         progress.table(f"{role} ({options['name']}): who learns how", optim.group_table(shapes["params"], made))

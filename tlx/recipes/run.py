@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
+import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -39,28 +40,30 @@ class Run:
 
     Attributes:
       config: resolved and locked.
-      workdir: the run's folder.
-      overwrite: whether the run that it holds is deleted when this one starts.
       mesh: all devices.
       dataset, splits: the data, and which training images are labelled, unlabelled, for validation.
       takes: what a network takes that begins here: the data's images, with the training images' mean and deviation.
       rng: the root key.
+      ramp: of a range test, see `tlx.lr_find`.
+      workdir: the run's folder; without one (`prepare`) nothing can be fitted, since nothing can be written.
+      overwrite: whether the run that it holds is deleted when this one starts.
       writer, preemption, clock: see their modules; the clock adds up over phases.
       result: of a run that has finished already, else None.
     """
 
     config: ConfigDict
-    workdir: pathlib.Path
-    overwrite: bool
     mesh: Mesh
     dataset: source.Dataset
     splits: splits.Splits
     takes: models.Input
     rng: jax.Array
-    writer: metrics.MetricWriter
-    preemption: Preemption
-    clock: loop.Clock
-    result: dict[str, Any] | None
+    ramp: optax.Schedule | None = None
+    workdir: pathlib.Path | None = None
+    overwrite: bool = False
+    writer: metrics.MetricWriter | None = None
+    preemption: Preemption | None = None
+    clock: loop.Clock = dataclasses.field(default_factory=loop.Clock)
+    result: dict[str, Any] | None = None
     started: bool = False
 
     def start(self) -> None:
@@ -113,41 +116,55 @@ class Run:
         return parallel.parallelize(step, self.config.parallel, self.mesh, **kwargs)
 
 
+def prepare(config: ConfigDict, *, ramp: optax.Schedule | None = None) -> Run:
+    """A run without a folder: the data, their splits, the devices, the root key. No record of it is written."""
+    parallel.check_mode(config.parallel)
+    if config.dtype not in ("float32", "bfloat16"):
+        raise UserError(f"dtype is {config.dtype!r}: use float32 or bfloat16")
+    options = config.data
+    dataset = source.load(
+        options.name,
+        idx_dir=options.idx_dir,
+        folder=options.folder,
+        image_size=options.image_size,
+        channels=options.channels,
+        data_dir=options.data_dir,
+        classes=tuple(options.classes),
+    )
+    parts = splits.make_splits(
+        dataset.train.labels,
+        name=dataset.name,
+        seed=config.seed,
+        labels_per_class=options.labels_per_class or None,
+        validation=options.validation,
+    )
+    if not len(parts.validation):
+        raise UserError("data.validation is 0: checkpoints and promotions are chosen on it; set it above 0")
+    return Run(
+        config=config,
+        mesh=parallel.make_mesh(),
+        dataset=dataset,
+        splits=parts,
+        takes=models.Input(dataset.image_shape, *_moments(dataset.train.images)),
+        rng=jax.random.key(config.seed),
+        ramp=ramp,
+    )
+
+
 @contextlib.contextmanager
 def open_run(config: ConfigDict, workdir: str | os.PathLike, *, overwrite: bool = False) -> Iterator[Run]:
     """Opens the folder, the data and the devices; a run that has finished already comes with its `result`."""
     started = time.perf_counter()
-    parallel.check_mode(config.parallel)
-    if config.dtype not in ("float32", "bfloat16"):
-        raise UserError(f"dtype is {config.dtype!r}: use float32 or bfloat16")
     with open_workdir(workdir, config_lib.to_dict(config), overwrite=overwrite) as folder:
-        options = config.data
-        dataset = source.load(
-            options.name, idx_dir=options.idx_dir, data_dir=options.data_dir, classes=tuple(options.classes)
-        )
-        parts = splits.make_splits(
-            dataset.train.labels,
-            name=dataset.name,
-            seed=config.seed,
-            labels_per_class=options.labels_per_class or None,
-            validation=options.validation,
-        )
-        if not len(parts.validation):
-            raise UserError("data.validation is 0: checkpoints and promotions are chosen on it; set it above 0")
+        run = prepare(config)
         done = is_finished(folder) and not overwrite
         with Preemption() as preemption:
-            run = Run(
-                config=config,
+            run = dataclasses.replace(
+                run,
                 workdir=folder,
                 overwrite=overwrite,
-                mesh=parallel.make_mesh(),
-                dataset=dataset,
-                splits=parts,
-                takes=models.Input(dataset.image_shape, *_moments(dataset.train.images)),
-                rng=jax.random.key(config.seed),
                 writer=metrics.MetricWriter(folder),
                 preemption=preemption,
-                clock=loop.Clock(),
                 result=read_json(folder / "result.json") if done else None,
             )
             run.clock.add("setup", started)

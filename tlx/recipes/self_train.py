@@ -35,7 +35,11 @@ def default_config() -> ConfigDict:
     config.student = config_lib.learner()  # its train.batch_size counts labelled images
     config.student.scale = (1.0,)  # every width of the student times this, a number a round; the last one repeats
     config.student.unlabeled_ratio = 5.0  # unlabelled images for each labelled one in a batch
-    config.pseudo_label = {"kind": "soft", "threshold": 0.0}  # "soft" or "hard"; the least confidence that counts
+    config.pseudo_label = {
+        "kind": "soft",  # or "hard"
+        "threshold": 0.0,  # the least confidence that counts
+        "align": False,  # make the classes as frequent among the pseudo-labels as among the labels
+    }
     config.loss = {"temperature": 1.0, "alpha": 1.0, "beta": 0.0, "consistency": 0.0, "labeled": 1.0}
     return config
 
@@ -115,11 +119,23 @@ def _pseudo_labels(run: Run, teacher: Trained, number: int) -> pseudo_label.Pseu
             return labels
     with run.clock.measure("pseudo_label"):
         _, logits = teacher.learner.predict(teacher.variables, run.labeled_store(), index)
-        labels = pseudo_label.make(index, logits, teacher=teacher.digest, threshold=run.config.pseudo_label.threshold)
+        labels = pseudo_label.make(
+            index,
+            logits,
+            teacher=teacher.digest,
+            threshold=run.config.pseudo_label.threshold,
+            prior=_class_frequencies(run) if run.config.pseudo_label.align else None,
+        )
         pseudo_label.save(labels, path)
     for line in labels.warnings():
         progress.say(f"[yellow]round {number}: {line}[/yellow]")
     return labels
+
+
+def _class_frequencies(run: Run) -> np.ndarray:
+    """Of the labelled images, [K]."""
+    counts = np.bincount(run.dataset.train.labels[run.splits.labeled], minlength=run.num_classes)
+    return counts / counts.sum()
 
 
 def _fit_student(run: Run, learner: Learner, number: int, labels: pseudo_label.PseudoLabels) -> Trained:

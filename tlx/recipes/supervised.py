@@ -12,7 +12,7 @@ from tlx import optim, pretrained, progress, steps
 from tlx.errors import UserError
 from tlx.recipes.features import on_features
 from tlx.recipes.learner import Learner, make_learner
-from tlx.recipes.run import finish, finished, open_run
+from tlx.recipes.run import Run, finish, finished, open_run
 
 Source = pretrained.TrainedRun | pretrained.Published
 
@@ -43,26 +43,30 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike, *, overwrite: boo
     with open_run(config, workdir, overwrite=overwrite) as run:
         if run.result:
             return finished(run)
-        source = _source(config)
-        takes = source.takes if source else None
-        learner = make_learner(
-            run, "network", config, takes=takes, make_step=steps.make_supervised_step, cache=config.cache
+        learner, given = build(run)
+        return finish(run, learner.fit("train", **given))
+
+
+def build(run: Run) -> tuple[Learner, dict[str, Any]]:
+    """The learner of the phase "train", and what its `fit` is given: variables, store, streams."""
+    config = run.config
+    source = _source(config)
+    takes = source.takes if source else None
+    cache = config.cache if run.workdir else None  # a range test has no folder to keep anything in
+    learner = make_learner(run, "network", config, takes=takes, make_step=steps.make_supervised_step, cache=cache)
+    variables = learner.init("train")
+    if source:
+        variables = _start_from(source, learner, variables, reset=config.init.reset)
+    store, index = run.labeled_store(), run.splits.labeled
+    if learner.start:
+        learner, store, index = on_features(
+            learner, variables, augment=config.augment, views=config.cache.views, dtype=config.cache.dtype
         )
-        variables = learner.init("train")
-        if source:
-            variables = _start_from(source, learner, variables, reset=config.init.reset)
-        store, index = run.labeled_store(), run.splits.labeled
-        if learner.start:
-            learner, store, index = on_features(
-                learner, variables, augment=config.augment, views=config.cache.views, dtype=config.cache.dtype
-            )
-        trained = learner.fit(
-            "train",
-            variables=variables,
-            store=store,
-            streams=[run.stream(index, config.train.batch_size, "train/labeled")],
-        )
-        return finish(run, trained)
+    return learner, {
+        "variables": variables,
+        "store": store,
+        "streams": [run.stream(index, config.train.batch_size, "train/labeled")],
+    }
 
 
 def _start_from(source: Source, learner: Learner, variables: Any, *, reset: Sequence[str]) -> Any:

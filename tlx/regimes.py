@@ -1,0 +1,81 @@
+"""The usual ways of adapting a pre-trained network, each as rules and groups for `tlx.optim`.
+
+    rules, groups = regime("partial", levels=levels, cut="stage2", backbone=1e-4, head=1e-3)
+
+A regime is nothing but a value of `config.optim`: what none of them says can be written there by hand.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tlx.errors import UserError, did_you_mean
+
+Rules = tuple[tuple[str, str], ...]
+Groups = dict[str, dict[str, Any]]
+
+REGIMES = {
+    "full": "everything learns: a small rate on the backbone, a large one on the head",
+    "linear": "the backbone is frozen, the head learns",
+    "partial": "the levels up to `cut` are frozen, the others learn at the backbone's rate",
+    "lp_ft": "the head alone for the first half, then everything (Kumar et al. 2022, 'Fine-Tuning can Distort ...')",
+    "gradual": "one level more learns at a time, from the head down (Howard & Ruder 2018, ULMFiT, section 3.3)",
+    "layer_decay": "everything learns, each level down at 0.75 of the rate above (as ULMFiT, section 3.2)",
+    "l2_sp": "everything learns, pulled back to where it started (Li et al. 2018, section 3.2)",
+}
+
+
+def regime(
+    name: str, *, levels: Sequence[str], cut: str = "", backbone: Mapping[str, Any], head: Mapping[str, Any]
+) -> tuple[Rules, Groups]:
+    """The rules and groups of a regime.
+
+    Args:
+      name: a key of REGIMES.
+      levels: the model's, from input to output (`tlx.models.levels`).
+      cut: for "partial", the last level that is frozen; "" = the middle one.
+      backbone, head: options of the two groups, as `tlx.optim.GROUP_DEFAULTS` has them.
+
+    Returns:
+      (rules, groups) for `make_optimizer`.
+
+    Raises:
+      UserError: an unknown name; a cut that is no level, or the last, or given to another regime.
+    """
+    if name not in REGIMES:
+        raise UserError(
+            f"regime {name!r} is unknown{did_you_mean(name, REGIMES)}; the regimes are {', '.join(REGIMES)}"
+        )
+    if cut and name != "partial":
+        raise UserError(f"cut is {cut!r}, but the regime is {name!r}: only partial has a cut")
+    backbone, head = dict(backbone), dict(head)
+    both = ((r"backbone/.*", "backbone"), (r"head/.*", "head"))
+    if name == "linear":
+        return ((r"backbone/.*", "frozen"), (r"head/.*", "head")), {"head": head}
+    if name == "partial":
+        frozen = "|".join(map(re.escape, levels[: _cut(cut, levels) + 1]))
+        return ((rf"backbone/({frozen})/.*", "frozen"), *both), {"backbone": backbone, "head": head}
+    if name == "gradual":
+        return _gradual(levels, backbone, head)
+    extra = {"lp_ft": {"start": 0.5}, "layer_decay": {"layer_decay": 0.75}, "l2_sp": {"l2_sp": 0.01}}.get(name, {})
+    return both, {"backbone": extra | backbone, "head": head}
+
+
+def _cut(cut: str, levels: Sequence[str]) -> int:
+    if not cut:
+        return (len(levels) - 1) // 2
+    if cut not in levels[:-1]:
+        raise UserError(
+            f"cut is {cut!r}{did_you_mean(cut, levels)}: it must be a level with others above it, of "
+            f"{', '.join(levels[:-1])}"
+        )
+    return list(levels).index(cut)
+
+
+def _gradual(levels: Sequence[str], backbone: Mapping[str, Any], head: Mapping[str, Any]) -> tuple[Rules, Groups]:
+    """All levels are awake after the first half of the run; each waits for the one above it."""
+    rules, groups = [], {"head": dict(head)}
+    for above, level in enumerate(reversed(levels), 1):
+        rules.append((rf"backbone/{re.escape(level)}/.*", level))
+        groups[level] = {"start": round(0.5 * above / len(levels), 4)} | dict(backbone)
+    return (*rules, (r"head/.*", "head")), groups
