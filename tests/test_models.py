@@ -265,6 +265,42 @@ def test_batch_norm_is_told_at_call_time_so_that_an_interceptor_can_freeze_it(na
 
 
 @pytest.mark.parametrize("name", SMALL)
+def test_a_network_goes_on_from_each_of_its_levels(name):
+    """The logits from a level's activation are those from the images: clean, and in training with the same keys."""
+    net, x = small(name), images()
+    names = (*models.levels(net.model, x.shape[1:]), "pooled")
+
+    def go_on(variables, key, x, train, starts):
+        run = functools.partial(net.model.apply, variables, train=train, rngs={"dropout": key}, mutable=["batch_stats"])
+        (logits, levels), mutated = run(x, features=True)
+        if name != "vit_ti16":  # before the dropout of the head's input
+            last = levels[names[-2]]
+            levels["pooled"] = last.mean((1, 2)) if last.ndim == 4 else last
+        return logits, mutated, {level: run(levels[level], start=level) for level in starts}
+
+    shapes = jax.eval_shape(functools.partial(go_on, train=True, starts=names), net.variables, KEY, x)
+    assert {logits.shape for logits, _ in shapes[2].values()} == {(3, 3)}
+    starts, modes = names, (False, True)
+    if name == "efficientnet_lite0":  # ten levels in two modes take a minute to compile
+        starts, modes = ("stage7", "conv_head", "pooled"), (True,)
+    for train in modes:
+        logits, mutated, found = jax.jit(go_on, static_argnums=(3, 4))(net.variables, KEY, x, train, starts)
+        old, new = (traverse_util.flatten_dict(v.get("batch_stats", {}), sep="/") for v in (net.variables, mutated))
+        for level, (from_level, left) in found.items():
+            np.testing.assert_allclose(from_level, logits, rtol=1e-5, atol=1e-6, err_msg=level)
+            below = tuple(f"backbone/{name}/" for name in names[: names.index(level) + 1])
+            for path, value in traverse_util.flatten_dict(left.get("batch_stats", {}), sep="/").items():
+                expected = (old if path.startswith(below) else new)[path]
+                np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6, err_msg=f"{level}: {path}")
+
+
+def test_an_unknown_level_is_named():
+    net = small("cnn")
+    with pytest.raises(UserError, match=r"no level 'stage3' \(did you mean 'stage2'\?\): it has stage1, stage2, dense"):
+        net.model.apply(net.variables, images(), train=False, start="stage3")
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_training_is_random_and_evaluation_is_not(name):
     net, x = small(name), images()
     first, second = (net.train(net.variables, key, x)[0] for key in (KEY, jax.random.fold_in(KEY, 1)))

@@ -36,6 +36,15 @@ def test_passes_and_seeds_differ():
     assert not np.array_equal(stream.at(0), reader.Stream(np.arange(50), 50, (1,)).at(0))
 
 
+def test_pass_after_pass_walks_over_view_after_view():
+    images = np.array([3, 5, 8, 13])
+    views = np.stack([images, images + 100, images + 200])
+    one, three = reader.Stream(images, 6, (0,)), reader.Stream(views, 6, (0,))
+    walked = np.concatenate([three.at(step) for step in range(4)])
+    np.testing.assert_array_equal(walked % 100, np.concatenate([one.at(step) for step in range(4)]))
+    np.testing.assert_array_equal(walked // 100, np.repeat([0, 1, 2, 0, 1, 2], 4))
+
+
 @pytest.mark.parametrize("mode", parallel.MODES)
 @pytest.mark.parametrize("device_bytes", [0, 2**20])
 def test_rows_columns_and_slots(mode, device_bytes):

@@ -4,6 +4,7 @@ config.json    the resolved config           checkpoints/<phase>/<step>/   orbax
 task.json      what the network expects      phases/<phase>.json           finished phases, in order
 splits.json    labelled, unlabelled, ...     metrics.jsonl, tensorboard/   curves
 result.json    the final figures; a run that has it is finished            report.html, gallery.npz, plots/
+features/      activations of what is frozen, if they are kept
 """
 
 import contextlib
@@ -14,7 +15,7 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 
@@ -23,7 +24,7 @@ from tlx.errors import UserError
 # All that a run makes. `--overwrite` removes these and nothing else, whatever folder it was pointed at.
 OWN = (
     *("config.json", "task.json", "splits.json", "result.json", "metrics.jsonl", "report.html", "gallery.npz"),
-    *("checkpoints", "phases", "pseudo_labels", "tensorboard", "plots"),
+    *("checkpoints", "phases", "pseudo_labels", "tensorboard", "plots", "features"),
 )
 
 
@@ -78,12 +79,19 @@ def write_json(path: pathlib.Path, value: Any, *, indent: int | None = 1) -> Non
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:
-    """As `write_json`, for bytes: a temporary file beside it, synced, then renamed."""
+    """As `write_json`, for bytes."""
+    with writing(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def writing(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """Opens a file that becomes `path` when all is written: a temporary one beside it, synced, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as f:
-            f.write(content)
+            yield f
             f.flush()
             os.fsync(f.fileno())
         os.chmod(temporary, 0o644)  # mkstemp's 0600 would hide the record from one's colleagues

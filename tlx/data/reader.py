@@ -29,7 +29,8 @@ class Stream:
     """An endless, seeded walk over some examples: pass after pass, each in a new order, without a gap between them.
 
     Attributes:
-      index: the examples, indices into the arrays.
+      index: [N], the examples, indices into the arrays; or [K, N], where K views of each have rows of their own, and
+        pass p walks over those of view p mod K.
       size: how many of them each batch takes.
       seed: any integers; the order is a function of them and of the number of the pass.
     """
@@ -39,19 +40,20 @@ class Stream:
     seed: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if len(self.index) == 0:
+        if self.index.size == 0:
             raise UserError(f"a stream of {self.size} examples a batch has no examples to draw from")
 
     def at(self, step: int) -> np.ndarray:
         """The indices of batch `step`, [size]."""
-        count = len(self.index)
+        views = np.atleast_2d(self.index)
+        count = views.shape[1]
         start, end = step * self.size, (step + 1) * self.size
         parts = []
         for number in range(start // count, (end - 1) // count + 1):
             order = np.random.default_rng((*self.seed, number)).permutation(count)
             first = number * count
-            parts.append(order[max(start - first, 0) : min(end - first, count)])
-        return self.index[np.concatenate(parts)]
+            parts.append(views[number % len(views)][order[max(start - first, 0) : min(end - first, count)]])
+        return np.concatenate(parts)
 
 
 class Store:

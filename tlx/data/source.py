@@ -32,6 +32,11 @@ class Examples:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def select(self, index: np.ndarray) -> "Examples":
+        """Those of `index`, in its order; images that lie in files stay there."""
+        images = self.images
+        return Examples(images.select(index) if isinstance(images, LazyImages) else images[index], self.labels[index])
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
@@ -178,10 +183,8 @@ def _select(dataset: Dataset, classes: Sequence[int]) -> Dataset:
     renumbered[classes] = np.arange(len(classes))
 
     def keep(examples: Examples) -> Examples:
-        index = np.flatnonzero(renumbered[examples.labels] >= 0)
-        images = examples.images
-        images = images.select(index) if isinstance(images, LazyImages) else images[index]
-        return Examples(images, renumbered[examples.labels[index]])
+        kept = examples.select(np.flatnonzero(renumbered[examples.labels] >= 0))
+        return Examples(kept.images, renumbered[kept.labels])
 
     return Dataset(
         name=f"{dataset.name}[{','.join(map(str, classes))}]",

@@ -29,7 +29,7 @@ from tlx.models.resnet import ARCHITECTURES as RESNETS
 from tlx.models.resnet import resnet
 from tlx.models.vit import HEADS, vit
 
-__all__ = ["MODELS", "Classifier", "Input", "build", "levels", "make_apply", "parameter_count", "scale"]
+__all__ = ["MODELS", "Classifier", "Input", "build", "level_shapes", "levels", "make_apply", "parameter_count", "scale"]
 
 # A constructor's keyword-only arguments, beyond these two, are the model's options.
 _GIVEN_BY_BUILD = ("dtype", "axis_name")
@@ -102,10 +102,15 @@ def levels(model: Classifier, image_shape: Sequence[int]) -> tuple[str, ...]:
       model: the classifier.
       image_shape: (H, W, C).
     """
+    return tuple(name for name in level_shapes(model, image_shape) if name != "pooled")
+
+
+def level_shapes(model: Classifier, image_shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """name -> the shape of an image's activation, of all levels from input to output; arguments as of `levels`."""
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     run = functools.partial(model.init_with_output, train=False, features=True)
     (_, activations), _ = jax.eval_shape(run, jax.random.key(0), images)
-    return tuple(name for name in activations if name != "pooled")
+    return {name: activation.shape[1:] for name, activation in activations.items()}
 
 
 def parameter_count(params: Any) -> int:

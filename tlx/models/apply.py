@@ -10,7 +10,11 @@ PyTree = Any
 
 
 def make_apply(
-    model: nn.Module, *, takes: Callable[[jax.Array], jax.Array] | None = None, frozen_norms: Collection[str] = ()
+    model: nn.Module,
+    *,
+    takes: Callable[[jax.Array], jax.Array] | None = None,
+    frozen_norms: Collection[str] = (),
+    start: str = "",
 ) -> Callable:
     """Wraps a linen classifier for the steps.
 
@@ -19,12 +23,14 @@ def make_apply(
       takes: an `Input`, from images in [0, 1] to what the model takes; None = it takes them as they are.
       frozen_norms: paths ("backbone/stage1/block1/norm1") of BatchNorm modules that run on their stored statistics
         even in training, and leave them as they are. Frozen weights with moving statistics are not frozen.
+      start: the level from whose activations, instead of images, the network runs; they are taken as they are.
 
     Returns:
       `apply(variables, images, *, train, key=None) -> (logits, batch_stats)`: images float [B, H, W, C] in [0, 1],
       logits float32 [B, K]; `key` seeds dropout and stochastic depth, needed only where `train`; `batch_stats` are the
       updated statistics where `train`, else the given ones.
     """
+    begin = {"start": start} if start else {}  # any module that takes images will do without
 
     def rest_frozen_norms(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
         if isinstance(context.module, nn.BatchNorm) and "/".join(context.module.path) in frozen_norms:
@@ -34,12 +40,14 @@ def make_apply(
     def apply(
         variables: PyTree, images: jax.Array, *, train: bool, key: jax.Array | None = None
     ) -> tuple[jax.Array, PyTree]:
-        images = takes(images) if takes is not None else images
+        images = takes(images) if takes is not None and not start else images
         batch_stats = variables.get("batch_stats", {})
         if not train:
-            return model.apply(variables, images, train=False), batch_stats
+            return model.apply(variables, images, train=False, **begin), batch_stats
         with nn.intercept_methods(rest_frozen_norms):
-            logits, updated = model.apply(variables, images, train=True, rngs={"dropout": key}, mutable=["batch_stats"])
+            logits, updated = model.apply(
+                variables, images, train=True, rngs={"dropout": key}, mutable=["batch_stats"], **begin
+            )
         return logits, updated.get("batch_stats", batch_stats)
 
     return apply

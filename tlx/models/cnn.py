@@ -1,5 +1,6 @@
 """A small convolutional net for images of 8x8 to 32x32, quick on a CPU."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import flax.linen as nn
 import jax
 
 from tlx.errors import UserError
-from tlx.models.layers import max_pool_2x2
+from tlx.models.layers import flatten, max_pool_2x2, walk
 from tlx.models.options import check_choice, check_count, check_rate, check_widths
 
 
@@ -39,21 +40,21 @@ class CNN(nn.Module):
     axis_name: str | None
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> dict[str, jax.Array]:
-        height, width = x.shape[1:3]
-        if min(height, width) < 2 ** len(self.widths):
+    def __call__(self, x: jax.Array, *, train: bool, start: str = "") -> dict[str, jax.Array]:
+        if not start and min(x.shape[1:3]) < 2 ** len(self.widths):
             raise UserError(
-                f"images of {height}x{width} are too small for widths={self.widths}: every stage halves them, so give "
-                "fewer widths"
+                f"images of {x.shape[1]}x{x.shape[2]} are too small for widths={self.widths}: every stage halves them, "
+                "so give fewer widths"
             )
         levels = {}
         for i, features in enumerate(self.widths, start=1):
             stage = ConvStage(features, self.batch_norm, self.dtype, self.axis_name, name=f"stage{i}")
-            x = levels[f"stage{i}"] = stage(x, train=train)
-        x = x.reshape(x.shape[0], -1)
+            levels[f"stage{i}"] = (functools.partial(stage, train=train),)
         if self.dense:
-            x = levels["dense"] = nn.relu(nn.Dense(self.dense, dtype=self.dtype, name="dense")(x))
-        return levels | {"pooled": nn.Dropout(self.dropout)(x, deterministic=not train)}
+            levels["dense"] = (flatten, nn.Dense(self.dense, dtype=self.dtype, name="dense"), nn.relu)
+        activations = walk(levels | {"pooled": (flatten,)}, x, start=start)
+        drop = nn.Dropout(self.dropout, deterministic=not train)
+        return activations | {"pooled": drop(activations["pooled"])}
 
 
 def cnn(

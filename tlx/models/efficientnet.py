@@ -7,15 +7,15 @@ lite), whose weights fit. Padding is TensorFlow's "SAME", which at stride 2 puts
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from tlx.models.depthwise import Depthwise
-from tlx.models.layers import StochasticDepth, pointwise, relu6
+from tlx.models.layers import StochasticDepth, global_mean, pointwise, relu6, walk
 from tlx.models.norm import BatchNorm
 from tlx.models.options import check_factor, check_rate
 
@@ -176,15 +176,14 @@ class EfficientNetLite(nn.Module):
     axis_name: str | None
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> dict[str, jax.Array]:
+    def __call__(self, x: jax.Array, *, train: bool, start: str = "") -> dict[str, jax.Array]:
         common = {"dtype": self.dtype, "axis_name": self.axis_name}
         a = self.architecture
-        levels = {}
         stem = ConvNorm(round_width(_STEM * self.width), 3, 2, activate=True, **common, name="stem")
-        x = levels["stem"] = stem(x, train=train)
+        levels = {"stem": (functools.partial(stem, train=train),)}
         done, total = 0, sum(a.blocks)
         for i, (stage, blocks) in enumerate(zip(_STAGES, a.blocks), start=1):
-            x = levels[f"stage{i}"] = Stage(
+            made = Stage(
                 features=round_width(stage.features * a.width * self.width),
                 kernel=stage.kernel,
                 stride=stage.stride,
@@ -192,12 +191,14 @@ class EfficientNetLite(nn.Module):
                 drop_rates=tuple(self.stochastic_depth * (done + b) / total for b in range(blocks)),
                 **common,
                 name=f"stage{i}",
-            )(x, train=train)
+            )
+            levels[f"stage{i}"] = (functools.partial(made, train=train),)
             done += blocks
         head = ConvNorm(round_width(_HEAD * self.width), 1, 1, activate=True, **common, name="conv_head")
-        x = levels["conv_head"] = head(x, train=train)
-        x = jnp.mean(x, axis=(1, 2))  # [B, c]
-        return levels | {"pooled": nn.Dropout(self.dropout)(x, deterministic=not train)}
+        levels["conv_head"] = (functools.partial(head, train=train),)
+        activations = walk(levels | {"pooled": (global_mean,)}, x, start=start)
+        drop = nn.Dropout(self.dropout, deterministic=not train)
+        return activations | {"pooled": drop(activations["pooled"])}
 
 
 def efficientnet_lite(

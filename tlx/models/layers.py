@@ -1,11 +1,55 @@
 """Layers that linen lacks, or that XLA is slow at."""
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from tlx.errors import UserError, did_you_mean
+
+
+def walk(
+    levels: Mapping[str, Sequence[Callable[[jax.Array], jax.Array]]], x: jax.Array, *, start: str = ""
+) -> dict[str, jax.Array]:
+    """Runs a backbone, from images or from the activation of one of its levels.
+
+    What lies between two levels (a dropout, a reshape) belongs to the upper one. All modules must have been made before
+    the walk, also those that it leaves out: linen numbers the ones without a name, and their number is in their random
+    key, which so does not depend on the start.
+
+    Args:
+      levels: name -> layers, applied in turn; from input to output.
+      x: images, or the activation of `start`.
+      start: the level to begin after; "" = before the first.
+
+    Returns:
+      name -> activation, of `start` (as given) and all levels above it.
+
+    Raises:
+      UserError: an unknown level.
+    """
+    if start and start not in levels:
+        raise UserError(f"the model has no level {start!r}{did_you_mean(start, levels)}: it has {', '.join(levels)}")
+    names = list(levels)
+    activations = {start: x} if start else {}
+    for name in names[names.index(start) + 1 if start else 0 :]:
+        for layer in levels[name]:
+            x = layer(x)
+        activations[name] = x
+    return activations
+
+
+def flatten(x: jax.Array) -> jax.Array:
+    """[B, ...] -> [B, N]."""
+    return x.reshape(x.shape[0], -1)
+
+
+def global_mean(x: jax.Array) -> jax.Array:
+    """[B, H, W, C] -> [B, C]."""
+    return jnp.mean(x, axis=(1, 2))
 
 
 class StochasticDepth(nn.Module):

@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from tlx.models.layers import flatten, walk
 from tlx.models.options import check_rate, check_widths
 
 
@@ -18,14 +19,15 @@ class MLP(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> dict[str, jax.Array]:
+    def __call__(self, x: jax.Array, *, train: bool, start: str = "") -> dict[str, jax.Array]:
         levels = {}
-        x = x.reshape(x.shape[0], -1)  # [B, H * W * C]
-        x = nn.Dropout(self.input_dropout)(x, deterministic=not train)
+        drop = nn.Dropout(self.input_dropout, deterministic=not train)
         for i, width in enumerate(self.widths, start=1):
-            x = levels[f"layer{i}"] = nn.relu(nn.Dense(width, dtype=self.dtype, name=f"layer{i}")(x))
-            x = nn.Dropout(self.dropout)(x, deterministic=not train)
-        return levels | {"pooled": x}
+            dense = nn.Dense(width, dtype=self.dtype, name=f"layer{i}")
+            levels[f"layer{i}"] = (flatten, drop, dense, nn.relu)
+            drop = nn.Dropout(self.dropout, deterministic=not train)
+        activations = walk(levels | {"pooled": ()}, x, start=start)
+        return activations | {"pooled": drop(activations["pooled"])}
 
 
 def mlp(

@@ -7,13 +7,13 @@ Shortcuts are projections wherever the shape changes (option B) in both.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from tlx.models.layers import StochasticDepth
+from tlx.models.layers import StochasticDepth, global_mean, walk
 from tlx.models.options import check_choice, check_factor, check_rate
 
 
@@ -147,15 +147,14 @@ class ResNet(nn.Module):
     axis_name: str | None
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> dict[str, jax.Array]:
+    def __call__(self, x: jax.Array, *, train: bool, start: str = "") -> dict[str, jax.Array]:
         a = self.architecture
         channels = [max(1, round(a.features * 2**i * self.width)) for i in range(len(a.stages))]
-        levels = {}
         stem = Stem(channels[0], a.small_images, self.dtype, self.axis_name, name="stem")
-        x = levels["stem"] = stem(x, train=train)
+        levels = {"stem": (functools.partial(stem, train=train),)}
         done, total = 0, sum(a.stages)
         for i, (features, blocks) in enumerate(zip(channels, a.stages), start=1):
-            x = levels[f"stage{i}"] = Stage(
+            stage = Stage(
                 features=features,
                 stride=1 if i == 1 else 2,
                 bottleneck=a.bottleneck,
@@ -164,10 +163,12 @@ class ResNet(nn.Module):
                 dtype=self.dtype,
                 axis_name=self.axis_name,
                 name=f"stage{i}",
-            )(x, train=train)
+            )
+            levels[f"stage{i}"] = (functools.partial(stage, train=train),)
             done += blocks
-        x = jnp.mean(x, axis=(1, 2))  # [B, c]
-        return levels | {"pooled": nn.Dropout(self.dropout)(x, deterministic=not train)}
+        activations = walk(levels | {"pooled": (global_mean,)}, x, start=start)
+        drop = nn.Dropout(self.dropout, deterministic=not train)
+        return activations | {"pooled": drop(activations["pooled"])}
 
 
 def resnet(

@@ -5,6 +5,7 @@ Pre-norm blocks, a class token, learned positions made for the input's size, bia
 LayerNorm with epsilon 1e-6, as in timm's `vit_*_patch16_224`, whose weights fit (`tlx.pretrained.vit`).
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from tlx.errors import UserError
-from tlx.models.layers import StochasticDepth
+from tlx.models.layers import StochasticDepth, walk
 from tlx.models.options import check_choice, check_count, check_factor, check_rate
 
 HEAD_CHANNELS = 64  # of each attention head, in every size: a wider network has more of them
@@ -131,17 +132,18 @@ class ViT(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> dict[str, jax.Array]:
-        levels = {}
-        x = levels["embed"] = Embed(self.heads * HEAD_CHANNELS, self.patch, self.dtype, name="embed")(x)
-        x = nn.Dropout(self.dropout)(x, deterministic=not train)
+    def __call__(self, x: jax.Array, *, train: bool, start: str = "") -> dict[str, jax.Array]:
+        levels = {"embed": (Embed(self.heads * HEAD_CHANNELS, self.patch, self.dtype, name="embed"),)}
+        drop = nn.Dropout(self.dropout, deterministic=not train)
         for i in range(1, self.blocks + 1):
             block = Block(
                 self.heads, self.dropout, self.stochastic_depth * i / self.blocks, self.dtype, name=f"block{i}"
             )
-            x = levels[f"block{i}"] = block(x, train=train)
-        x = levels["norm"] = _norm(dtype=self.dtype, name="norm")(x)
-        return levels | {"pooled": x[:, 0] if self.pool == "token" else jnp.mean(x[:, 1:], axis=1)}
+            block = functools.partial(block, train=train)
+            levels[f"block{i}"] = (drop, block) if i == 1 else (block,)
+        levels["norm"] = (_norm(dtype=self.dtype, name="norm"),)
+        levels["pooled"] = (lambda x: x[:, 0] if self.pool == "token" else jnp.mean(x[:, 1:], axis=1),)
+        return walk(levels, x, start=start)
 
 
 def vit(

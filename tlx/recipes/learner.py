@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from tlx import loop, metrics, models, optim, parallel, progress, steps
+from tlx import feature_cache, loop, metrics, models, optim, parallel, progress, steps
 from tlx import rng as rng_lib
 from tlx.checkpoint import Checkpoints
-from tlx.data import reader
+from tlx.data import reader, source
 from tlx.data.view import make_view
 from tlx.errors import UserError
 from tlx.recipes.run import Run
@@ -47,6 +47,9 @@ class Learner:
 
     `step(number)` is the program of step `number`: all steps share one, unless groups start to learn later than others.
     Phases that share a learner share its compiled programs: a second student compiles nothing.
+
+    Where a `start` is named, steps take that level's activations for images (see `tlx.recipes.features`), and so must
+    `examples(split)`, what is evaluated on, hold them.
     """
 
     run: Run
@@ -58,6 +61,8 @@ class Learner:
     step: Callable[[int], Callable]
     eval_step: Callable
     parameters: int
+    examples: Callable[[str], source.Examples]
+    start: str = ""
 
     def init(self, phase: str) -> PyTree:
         """Fresh variables, from the stream of this phase's name."""
@@ -115,10 +120,8 @@ class Learner:
 
     def predict(self, variables: PyTree, store: reader.Store, index: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
         """Exact accuracy and loss over `index` of the store, and the logits [len(index), K]."""
-        devices = self.run.mesh.devices.size
-        size = -(-min(self.run.config.eval_batch_size, len(index)) // devices) * devices
         sums, logits = {}, []
-        for batch in reader.eval_batches(store, index, size):
+        for batch in self.run.eval_batches(store, index):
             new, rows = self.eval_step(variables, batch)
             sums = metrics.add(sums, [new])
             logits.append(np.asarray(rows))
@@ -137,11 +140,11 @@ class Learner:
         meta: dict[str, Any],
     ) -> dict[str, Any]:
         run, train = self.run, self.train
-        validation = run.splits.validation
-        held_out = run.store(run.dataset.train)
+        held_out = self.examples("validation")
+        validation, rows = run.store(held_out), np.arange(len(held_out))
 
         def evaluate(state: TrainState) -> dict[str, float]:
-            values, _ = self.predict(state.variables(), held_out, validation)
+            values, _ = self.predict(state.variables(), validation, rows)
             return {f"validation/{name}": value for name, value in values.items()}
 
         state = loop.fit(
@@ -161,16 +164,16 @@ class Learner:
             clock=clock,
         )
         # The test set is read here, when everything that chooses has chosen.
-        test = run.store(run.dataset.test)
+        test = run.store(self.examples("test"))
         everything = np.arange(len(run.dataset.test))
         step, best = checkpoints.restore_best(shape)
         figures = {}
         for suffix, variables in (("_last", state.variables()), ("", best.variables())):
             on_test, _ = self.predict(variables, test, everything)
-            on_validation, logits = self.predict(variables, held_out, validation)
+            on_validation, logits = self.predict(variables, validation, rows)
             figures |= {f"validation_{name}{suffix}": value for name, value in on_validation.items()}
             figures |= {f"test_{name}{suffix}": value for name, value in on_test.items()}
-        correct = np.argmax(logits, -1) == run.dataset.train.labels[validation]
+        correct = np.argmax(logits, -1) == held_out.labels
         return {
             "phase": phase,
             "step": step,
@@ -191,6 +194,7 @@ def make_learner(
     takes: models.Input | None = None,
     teacher: bool = False,
     streams: Mapping[str, int] | None = None,
+    cache: Mapping[str, Any] | None = None,
 ) -> Learner:
     """Builds all of a phase that can be wrong, before anything is compiled, and prints the table of groups.
 
@@ -204,6 +208,7 @@ def make_learner(
       takes: the network's input; None = the run's data as they are.
       teacher: whether the step takes a teacher's variables after the state.
       streams: name -> batch size; each must divide by the devices.
+      cache: see `tlx.recipes.supervised`; with `features`, what is learnt starts from a frozen level's activations.
     """
     config, train, devices = run.config, section.train, run.mesh.devices.size
     for key in ("steps", "eval_every", "accumulate"):
@@ -229,12 +234,18 @@ def make_learner(
     progress.say(
         progress.table(f"{role} ({options['name']}): who learns how", optim.group_table(shapes["params"], made))
     )
+    view, start = make_view(**section.augment), ""
+    if cache and cache["features"]:
+        levels = list(models.level_shapes(network, takes.shape))
+        start = feature_cache.cut(levels, made, batch_stats=shapes.get("batch_stats", {}), level=cache["level"])
+        feature_cache.check_options(views=cache["views"], dtype=cache["dtype"], augment=section.augment)
+        view = make_view()  # the activations are of augmented images already
     arguments = ("whole", "whole", "batch", "whole") if teacher else ("whole", "batch", "whole")
     programs = []
     for stage in made.stages:
         step = make_step(
-            apply=models.make_apply(network, takes=takes, frozen_norms=stage.frozen_norms),
-            view=make_view(**section.augment),
+            apply=models.make_apply(network, takes=takes, frozen_norms=stage.frozen_norms, start=start),
+            view=view,
             tx=made.tx,
             frozen=stage.frozen,
             ema_decay=train.ema_decay,
@@ -244,7 +255,7 @@ def make_learner(
         programs.append(run.parallelize(step, args=arguments, donate=True))
     begins = [stage.begin for stage in made.stages]
     eval_step = steps.make_eval_step(
-        apply=models.make_apply(network, takes=takes), view=make_view(), axis_name=run.axis_name
+        apply=models.make_apply(network, takes=takes, start=start), view=make_view(), axis_name=run.axis_name
     )
     return Learner(
         run=run,
@@ -256,6 +267,8 @@ def make_learner(
         step=lambda number: programs[bisect.bisect_right(begins, number) - 1],
         eval_step=run.parallelize(eval_step, args=("whole", "batch"), out=("whole", "batch")),
         parameters=models.parameter_count(shapes["params"]),
+        examples=run.examples,
+        start=start,
     )
 
 

@@ -84,6 +84,10 @@ class Run:
     def num_classes(self) -> int:
         return self.dataset.num_classes
 
+    def examples(self, split: str) -> source.Examples:
+        """The images of "labeled" or "validation", both of the training set, or of "test"."""
+        return self.dataset.test if split == "test" else self.dataset.train.select(getattr(self.splits, split))
+
     def store(self, examples: source.Examples, **columns: np.ndarray) -> reader.Store:
         """Examples and further columns, ready for `parallel`'s harness."""
         return reader.Store(examples, mesh=self.mesh, mode=self.config.parallel, **columns)
@@ -101,6 +105,12 @@ class Run:
     def stream(self, index: np.ndarray, size: int, name: str) -> reader.Stream:
         """A seeded walk over `index`; `name` sets it apart from the run's other streams."""
         return reader.Stream(index, size, (self.config.seed, *name.encode()))
+
+    def eval_batches(self, store: reader.Store, index: np.ndarray) -> Iterator[reader.Batch]:
+        """Rows `index` of the store, once and in order, in batches that divide by the devices."""
+        devices = self.mesh.devices.size
+        size = -(-min(self.config.eval_batch_size, len(index)) // devices) * devices
+        return reader.eval_batches(store, index, size)
 
     def parallelize(self, step: Callable, **kwargs: Any) -> Callable:
         return parallel.parallelize(step, self.config.parallel, self.mesh, **kwargs)
@@ -180,7 +190,8 @@ def finished(run: Run) -> dict[str, Any]:
 def finish(run: Run, trained: "Trained", **more: Any) -> dict[str, Any]:
     """Writes the confusion matrix, `result.json` (last, since it says that the run is over) and the report."""
     labels = run.dataset.test.labels
-    _, logits = trained.learner.predict(trained.variables, run.store(run.dataset.test), np.arange(len(labels)))
+    test = run.store(trained.learner.examples("test"))
+    _, logits = trained.learner.predict(trained.variables, test, np.arange(len(labels)))
     confusion = np.zeros((run.num_classes, run.num_classes), int)
     np.add.at(confusion, (labels, np.argmax(logits, -1)), 1)
     seconds = run.clock.seconds

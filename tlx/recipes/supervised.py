@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from tlx import config as config_lib
 from tlx import optim, pretrained, progress, steps
 from tlx.errors import UserError
+from tlx.recipes.features import on_features
 from tlx.recipes.learner import Learner, make_learner
 from tlx.recipes.run import Run, finish, finished, open_run
 
@@ -26,6 +27,12 @@ def default_config() -> ConfigDict:
         "preprocessing": "",  # the published weights' origin, which decides what the network takes; "" = the usual one
         "image_size": 0,  # the side of what the network takes; 0 = the published size
         "reset": ("head/.*",),  # what begins anew all the same
+    }
+    config.cache = {
+        "features": False,  # compute what lies below a frozen level once, keep it, and train on it
+        "level": "",  # which; "" = the highest up to which everything is frozen
+        "views": 1,  # augmented views of each training image that are kept, and taken in turn, one a pass
+        "dtype": "float32",  # of what is kept; or "float16"
     }
     return config
 
@@ -45,14 +52,20 @@ def build(run: Run) -> tuple[Learner, dict[str, Any]]:
     config = run.config
     source = _source(config)
     takes = source.takes if source else None
-    learner = make_learner(run, "network", config, takes=takes, make_step=steps.make_supervised_step)
+    cache = config.cache if run.workdir else None  # a range test has no folder to keep anything in
+    learner = make_learner(run, "network", config, takes=takes, make_step=steps.make_supervised_step, cache=cache)
     variables = learner.init("train")
     if source:
         variables = _start_from(source, learner, variables, reset=config.init.reset)
+    store, index = run.labeled_store(), run.splits.labeled
+    if learner.start:
+        learner, store, index = on_features(
+            learner, variables, augment=config.augment, views=config.cache.views, dtype=config.cache.dtype
+        )
     return learner, {
         "variables": variables,
-        "store": run.labeled_store(),
-        "streams": [run.stream(run.splits.labeled, config.train.batch_size, "train/labeled")],
+        "store": store,
+        "streams": [run.stream(index, config.train.batch_size, "train/labeled")],
     }
 
 

@@ -1,0 +1,223 @@
+"""Activations of the frozen part of a network, computed once and kept: training then runs on the rest of it.
+
+Each set of examples has an array and a manifest, `NAME.npy` and `NAME.json`; the manifest says what the array is a
+function of (weights, data, views, level, dtype), and is written last, when the array is whole on the disk under its
+name. What has none, or one that says something else, is computed again: half an array is never taken for a whole one.
+"""
+
+import errno
+import json
+import math
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from tlx import progress
+from tlx.errors import UserError, did_you_mean
+from tlx.optim import FROZEN, Optimizer
+from tlx.pretrained import weights
+from tlx.workdir import first_difference, write_json, writing
+
+PyTree = Any
+DTYPES = ("float32", "float16")
+MEMORY_BYTES = 2**31  # the most that is kept in memory instead, when the disk is full
+
+
+def cut(levels: Sequence[str], optimizer: Optimizer, *, batch_stats: PyTree, level: str = "") -> str:
+    """The highest level up to which everything stays frozen: no parameter ever learns, no BatchNorm's statistics move.
+
+    Args:
+      levels: all of the model's, from input to output, "pooled" included.
+      optimizer: the run's.
+      batch_stats: the model's, or their shapes.
+      level: a level to take instead, at most as high.
+
+    Raises:
+      UserError: an unknown level; something at or below it learns, at once or later; nothing is frozen.
+    """
+    if level and level not in levels:
+        raise UserError(f"cache.level is {level!r}{did_you_mean(level, levels)}: the levels are {', '.join(levels)}")
+    labels = traverse_util.flatten_dict(optimizer.labels, sep="/")
+    norms = {path.rpartition("/")[0] for path in traverse_util.flatten_dict(batch_stats, sep="/")}
+    moving = {path: group for path, group in labels.items() if group != FROZEN}
+    moving |= {f"{norm}/mean": "" for norm in norms - optimizer.stages[-1].frozen_norms}
+    end, first = len(levels), ""
+    for i, name in enumerate(levels):
+        first = next((path for path in moving if path.startswith(f"backbone/{name}/")), "")
+        if first:
+            end = i
+            break
+    wanted = levels.index(level) if level else end - 1
+    if end and wanted < end:
+        return levels[wanted]
+    group, needed = moving[first], level or levels[0]
+    start = optimizer.groups[group]["start"] if group else 0
+    learns = f"learns (group {group!r}" + (f", from start={start} on" if start else "") + ")" if group else "moves"
+    frozen = f"set cache.level to {levels[end - 1]!r}" if end else "freeze the levels from the input up"
+    raise UserError(
+        f"cache.features is on, but {first!r}, which level {needed!r} depends on, {learns}: {frozen}, or turn "
+        "cache.features off"
+    )
+
+
+def check_options(*, views: int, dtype: str, augment: Mapping[str, Any]) -> None:
+    """Raises UserError for a number of views or a dtype that makes no sense."""
+    if dtype not in DTYPES:
+        raise UserError(f"cache.dtype is {dtype!r}{did_you_mean(dtype, DTYPES)}: use {' or '.join(DTYPES)}")
+    if views < 1:
+        raise UserError(f"cache.views is {views}: it counts the kept views of each training image and must be >= 1")
+    if views > 1 and not augmented(augment):
+        raise UserError(f"cache.views is {views}, but nothing is augmented, so all would be equal: set it to 1")
+
+
+def augmented(augment: Mapping[str, Any]) -> bool:
+    """Whether options of `make_augment` change anything: `magnitude` alone does not."""
+    return any(value for name, value in augment.items() if name != "magnitude")
+
+
+def noise_below(model: nn.Module, variables: PyTree, shapes: Mapping[str, tuple[int, ...]], level: str) -> list[str]:
+    """The modules below `level` that would drop something in training: what is kept at the level is without it.
+
+    Args:
+      model, variables: the classifier.
+      shapes: of an image, under the name "", and of each level's activation.
+      level: one of them.
+    """
+
+    def called(start: str) -> set[str]:
+        found = set()
+
+        def note(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
+            if getattr(context.module, "rate", 0):  # linen's Dropout, and StochasticDepth
+                found.add("/".join(context.module.path))
+            return call(*args, **kwargs)
+
+        with nn.intercept_methods(note):
+            x = jax.ShapeDtypeStruct((1, *shapes[start]), jnp.float32)
+            jax.eval_shape(lambda v, x: model.apply(v, x, train=False, start=start), variables, x)
+        return found
+
+    return sorted(called("") - called(level))
+
+
+def make_extract(*, model: nn.Module, takes: Callable, view: Callable, level: str) -> Callable:
+    """Builds `extract(variables, batch, key) -> float32 [B, ...]`, the activations of `level`, nothing dropped.
+
+    The noise of an example is `view(image, example, key)`: of its place in the dataset (`batch["example"]`, int32 [B])
+    and the view's key, and of nothing else, so neither of the batch that it is in nor of the devices.
+    """
+
+    def extract(variables: PyTree, batch: Mapping[str, jax.Array], key: jax.Array) -> jax.Array:
+        images = takes(view(batch["image"], batch["example"], key))
+        _, levels = model.apply(variables, images, train=False, features=True)
+        return levels[level].astype(jnp.float32)
+
+    return extract
+
+
+def digest(variables: PyTree, levels: Sequence[str]) -> str:
+    """sha256 of the parameters and statistics of these levels of the backbone."""
+    flat = traverse_util.flatten_dict(variables, sep="/")
+    below = tuple(f"{part}/backbone/{level}/" for part in variables for level in levels)
+    return weights.digest({path: value for path, value in flat.items() if path.startswith(below)})
+
+
+def is_stale(path: pathlib.Path, key: Mapping[str, Any]) -> str:
+    """What the array at `path` was computed from other than `key`: the first word of it that differs, or ""."""
+    manifest = _manifest(path)
+    difference = first_difference(manifest["key"], json.loads(json.dumps(key)), "") if manifest else None
+    return difference[0].split(".")[1] if difference else ""
+
+
+def keep(
+    path: pathlib.Path,
+    rows: Callable[[], Iterator[np.ndarray]],
+    *,
+    key: Mapping[str, Any],
+    shape: tuple[int, ...],
+    dtype: str,
+    memory_bytes: int = MEMORY_BYTES,
+) -> np.ndarray:
+    """The array at `path` if it is whole and of this key, else one that is computed and kept there.
+
+    Args:
+      path: `NAME.npy`; the manifest lies beside it.
+      rows: () -> the array's rows, float32 [b, ...], part after part; called again if the disk is full.
+      key: what the array is a function of, as JSON has it.
+      shape, dtype: of the array.
+      memory_bytes: a larger array is not kept in memory where the disk is full.
+
+    Returns:
+      A memory map of the file, read-only; or an array in memory, if it fits there and the disk was full.
+
+    Raises:
+      UserError: it fits on neither; a value that `dtype` cannot hold.
+    """
+    manifest = {"key": json.loads(json.dumps(key)), "shape": list(shape), "dtype": dtype}
+    if (found := _load(path, manifest)) is not None:
+        return found
+    if word := is_stale(path, key):
+        progress.say(f"[yellow]{path} is of other {word}: computed again[/yellow]")
+    path.with_suffix(".json").unlink(missing_ok=True)
+    for half in path.parent.glob(f".{path.name}.*"):  # of a process that was killed
+        half.unlink()
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    try:
+        with writing(path) as file:
+            # Reserved before anything is computed; and written, for under a map a full disk is a SIGBUS, no exception.
+            os.posix_fallocate(file.fileno(), 0, size)
+            np.lib.format.write_array_header_1_0(
+                file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+            )
+            for part in rows():
+                file.write(_cast(part, dtype).tobytes())
+        write_json(path.with_suffix(".json"), manifest)
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        path.unlink(missing_ok=True)
+        room = f"{path} needs {size / 1e9:.3g} GB and the disk is full"
+        if size > memory_bytes:
+            raise UserError(
+                f"{room}; in memory at most {memory_bytes / 1e9:.3g} GB are kept: free some space, or set cache.dtype "
+                "to float16, fewer cache.views or a higher cache.level"
+            ) from None
+        progress.say(f"[yellow]{room}: kept in memory[/yellow]")
+        return np.concatenate([_cast(part, dtype) for part in rows()])
+    return np.load(path, mmap_mode="r")
+
+
+def _manifest(path: pathlib.Path) -> dict[str, Any] | None:
+    """Of the array at `path`; None where there is none that can be read."""
+    try:
+        return json.loads(path.with_suffix(".json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _load(path: pathlib.Path, manifest: Mapping[str, Any]) -> np.ndarray | None:
+    if _manifest(path) != manifest:
+        return None
+    try:
+        found = np.load(path, mmap_mode="r")
+    except (OSError, ValueError):  # absent, or cut off
+        return None
+    return found if [list(found.shape), found.dtype.name] == [manifest["shape"], manifest["dtype"]] else None
+
+
+def _cast(part: np.ndarray, dtype: str) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        cast = np.ascontiguousarray(part, dtype)
+    if not np.isfinite(cast).all():
+        raise UserError(
+            f"activations reach {np.abs(part).max():g}, which cache.dtype={dtype} cannot hold: set it to float32, and "
+            "check the weights if it is"
+        )
+    return cast
