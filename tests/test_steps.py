@@ -181,9 +181,10 @@ def test_frozen_leaves_are_bit_identical(tiny, batch):
         batch_stats=variables["batch_stats"],
     )
     apply = make_apply(model, frozen_norms=made.stages[0].frozen_norms)
-    step = steps.make_supervised_step(apply=apply, view=PLAIN, tx=made.tx, frozen=made.stages[0].frozen)
-    state, _ = run(step, variables, made.tx, batch, count=5)
+    step = steps.make_supervised_step(apply=apply, view=PLAIN, tx=made.tx, frozen=made.stages[0].frozen, ema_decay=0.7)
+    state, _ = run(step, variables, made.tx, batch, count=5, ema=True)
     chex.assert_trees_all_equal(state.params["backbone"], variables["params"]["backbone"])
+    chex.assert_trees_all_equal(state.ema_params["backbone"], variables["params"]["backbone"])
     chex.assert_trees_all_equal(state.batch_stats, variables["batch_stats"])
     assert not np.allclose(state.params["head"]["kernel"], variables["params"]["head"]["kernel"])
 

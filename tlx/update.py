@@ -88,7 +88,10 @@ def make_update(
         if ema_decay:
             # The ramp of TensorFlow's ExponentialMovingAverage: early on, forget the random start faster.
             decay = jnp.minimum(ema_decay, (1.0 + state.step) / (10.0 + state.step))
-            ema_params = optax.incremental_update(params, ema_params, 1 - decay)
+            average = optax.incremental_update(params, ema_params, 1 - decay)
+            # d p + (1 - d) p is p up to rounding only: what is frozen is left out, or it would drift.
+            at_rest = frozen if frozen is not None else jax.tree.map(lambda _: False, params)
+            ema_params = jax.tree.map(lambda rest, new, old: old if rest else new, at_rest, average, ema_params)
         metrics |= {"loss": (loss, jnp.float32(1)), "grad_norm": (optax.tree.norm(grads), jnp.float32(1))}
         return TrainState(state.step + 1, params, batch_stats, opt_state, ema_params), metrics
 
