@@ -24,11 +24,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.model = {"name": "cnn", "widths": (32, 64), "dense": 128, "dropout": 0.3}  # as pre-trained
     c.optim = tlx_config.optim(
         rules=((r"backbone/.*", "backbone"), (r"head/.*", "head")),
-        backbone={"learning_rate": 3e-4, "weight_decay": 0.05, "warmup": 0.1},
-        head={"learning_rate": 3e-3, "weight_decay": 0.05, "warmup": 0.1},
+        backbone={"learning_rate": 3e-3, "weight_decay": 0.05, "warmup": 0.1},
+        head={"learning_rate": 1e-2, "weight_decay": 0.05, "warmup": 0.1},
     )
     c.train.update(steps=300, batch_size=24, eval_every=50)
-    c.augment = {"rotate": 10.0, "scale": 0.1, "shear": 0.1, "translate": 1.0}
+    c.augment = {"rotate": 15.0, "scale": 0.15, "shear": 0.15, "translate": 1.0, "noise": 0.1}
     if arg.runlocal:
         tlx_config.run_local(c)
     return c

@@ -19,6 +19,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.name = "digits_frozen"
     c.optim = tlx_config.optim(
         rules=((r"backbone/.*", "frozen"), (r"head/.*", "head")),
-        head={"learning_rate": 3e-3, "weight_decay": 0.05, "warmup": 0.1},
+        head={"learning_rate": 3e-2, "weight_decay": 0.05, "warmup": 0.1},
     )
     return c
