@@ -32,6 +32,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
         head={"learning_rate": 3e-3, "weight_decay": 0.01, "warmup": 0.1},
     )
     c.optim = tlx_config.optim(rules, **groups)
+    if arg.regime == "linear":
+        c.cache.update(features=True, views=4)  # what lies below the head is computed once, for four views of each
     c.train.update(steps=arg.steps, batch_size=16, eval_every=50)
     c.augment = {"flip": True, "crop": max(arg.size // 16, 1), "brightness": 0.2, "contrast": 0.2}
     c.eval_batch_size = 64
