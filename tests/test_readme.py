@@ -1,22 +1,34 @@
 """The README's own Python runs as it stands there."""
 
+import os
 import pathlib
 import re
+import subprocess
+import sys
 
 import numpy as np
 
-README = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 
 
-def test_the_own_loop_learns(capsys):
+def test_the_own_loop_learns():
+    """On one device, as its reader has. On four virtual ones, a loop that never waits for a step fills XLA's queue, and
+    on two busy cores its collectives then time out (seen); `tlx.loop` waits for the step before last."""
     code = next(block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "TrainState" in block)
-    assert len(code.splitlines()) <= 18
-    exec(compile(code.replace("steps=200", "steps=60"), "README.md", "exec"), {})
-    loss = float(capsys.readouterr().out.split()[-1])
-    assert loss < 0.8 * np.log(10)  # chance is log 10
+    assert len(code.splitlines()) <= 20
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace("steps=200", "steps=60")],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env=os.environ | {"XLA_FLAGS": ""},
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[-1]) < 0.8 * np.log(10)  # chance is log 10
 
 
 def test_every_command_names_what_is_there():
-    root = pathlib.Path(__file__).parent.parent
     for path in re.findall(r"(?:configs|experiments)/[\w/]+\.(?:py|md|png)", README):
-        assert (root / path).exists(), path
+        assert (ROOT / path).exists(), path
