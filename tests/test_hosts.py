@@ -69,7 +69,8 @@ def train(out):
         store = reader.Store(source.Examples(seen, labels), mesh=mesh, mode=mode, weight=np.ones(50, np.float32))
         stream = reader.Stream(np.arange(50), BATCH, (0,))
         for batch in reader.train_batches(store, [stream], start=0, steps=STEPS):
-            state, _ = step(state, batch, jax.random.key(7))
+            state, metrics = step(state, batch, jax.random.key(7))
+            jax.block_until_ready(metrics)  # as the loop does on virtual devices
         flat = jax.tree_util.tree_leaves_with_path(state.params)
         record |= {f"{mode}{jax.tree_util.keystr(path)}": np.asarray(leaf) for path, leaf in flat}
         record[f"{mode} read"] = np.stack(seen.asked)

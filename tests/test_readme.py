@@ -13,8 +13,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_the_own_loop_learns():
-    """On one device, as its reader has. On four virtual ones, a loop that never waits for a step fills XLA's queue, and
-    on two busy cores its collectives then time out (seen); `tlx.loop` waits for the step before last."""
+    """On one device, as its reader has: on several virtual ones a loop must wait for its steps, see `tlx.loop`."""
     code = next(block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "TrainState" in block)
     assert len(code.splitlines()) <= 20
     done = subprocess.run(

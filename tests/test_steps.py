@@ -33,6 +33,7 @@ def run(step, variables, tx, batch, *, mode="jit", count=3, teacher=None, ema=Fa
     for _ in range(count):
         extra = () if teacher is None else (teacher,)
         state, metrics = compiled(state, *extra, parallel.shard_batch(batch, mode, mesh), jax.random.key(seed))
+        jax.block_until_ready(metrics)  # as the loop does on virtual devices
     return state, jax.device_get(metrics)
 
 
