@@ -3,8 +3,8 @@
     python -m tlx.main --config=configs/digits_scratch.py --workdir=runs/digits_scratch
     python -m tlx.main --config=configs/digits_distill.py --workdir=runs/digits_distill
 
-Test accuracy 0.9236 ± 0.0171, mean ± sample deviation of seeds 0-4 (experiments/digits; 500 images); the teacher of all
-five, `digits_scratch` with seed 0, has 0.9820.
+Test accuracy 0.9804 ± 0.0030, mean ± sample deviation of seeds 0-4 (experiments/digits; 500 images); the teacher of all
+five, `digits_scratch` with seed 0, has 0.9940.
 """
 
 from ml_collections import ConfigDict

@@ -3,8 +3,8 @@
     python -m tlx.main --config=configs/digits_pretrain.py --workdir=runs/digits_pretrain
     python -m tlx.main --config=configs/digits_finetune.py --workdir=runs/digits_finetune
 
-Test accuracy 0.8808 ± 0.0450, mean ± sample deviation of seeds 0-4 (experiments/digits; 250 images). From scratch, with
-`:pretrained=`, it is 0.8912 ± 0.0288: five hundred 8x8 digits teach this backbone little that transfers.
+Test accuracy 0.9344 ± 0.0262, mean ± sample deviation of seeds 0-4 (experiments/digits; 250 images). From scratch, with
+`:pretrained=`, it is 0.9336 ± 0.0266: five hundred 8x8 digits teach this backbone little that transfers.
 """
 
 from ml_collections import ConfigDict
