@@ -1,6 +1,6 @@
 """How the options of `digits_noisy_student` were chosen: on eight folds of the training images, never on the test set.
 
-    python -m experiments.digits.folds          # about 12 minutes on 2 cores; finished runs are skipped
+    python -m experiments.digits.folds          # about 20 minutes on one core; finished runs are skipped
 
 A fold takes 30 training images of each class as its test set, and leaves 200 for validation, 100 labelled and the other
 697 unlabelled. Fold n has seed n. Writes folds.json beside this file, and prints the table of README.md.
