@@ -57,7 +57,8 @@ def test_mistakes_are_one_line_and_exit_2(args, message):
     assert len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0], done.stderr
 
 
-def test_sigterm_saves_and_tells_how_to_go_on(tmp_path):
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_stop_saves_and_tells_how_to_go_on(tmp_path, name, code):
     args = ["--config=configs/digits_scratch.py", f"--workdir={tmp_path}", "--config.train.eval_every=5"]
     process = subprocess.Popen(
         [sys.executable, "-m", "tlx.main", *args], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -65,11 +66,16 @@ def test_sigterm_saves_and_tells_how_to_go_on(tmp_path):
     deadline = time.time() + 120
     while not list((tmp_path / "checkpoints" / "train").glob("[0-9]*")) and time.time() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.Signals[name])
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 143, err
-    assert "go on with: python -m tlx.main --config=configs/digits_scratch.py" in out
+    assert process.returncode == code and "Traceback" not in err, err
+    assert f"stopped by {name}; all is saved, go on with: python -m tlx.main --config=configs/digits_scratch.py" in out
     assert not (tmp_path / "result.json").exists()
+
+
+def test_help_is_the_docstring():
+    done = command("--help")
+    assert done.returncode == 0 and done.stdout.startswith("Runs one config: `python -m tlx.main")
 
 
 def test_predict(finished, tmp_path, capsys):

@@ -237,6 +237,31 @@ def test_a_killed_report_is_made_up_for(tmp_path):
     assert (tmp_path / "report.html").stat().st_size > 10_000
 
 
+def test_data_that_changed_are_noticed(tmp_path, monkeypatch, capsys):
+    from tlx.data import source
+
+    load_data = source.load
+
+    def changed(*args, **kwargs):
+        data = load_data(*args, **kwargs)
+        images = data.train.images.copy()
+        images[0] = 0
+        return dataclasses.replace(data, train=source.Examples(images, data.train.labels))
+
+    config = small_supervised(**{"train.eval_every": 3})
+    interrupt_at(monkeypatch, "train", 3)
+    with pytest.raises(Preempted):
+        supervised.run(config, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(source, "load", changed)
+        with pytest.raises(UserError, match="holds a run on other data"):
+            supervised.run(config, tmp_path)
+    supervised.run(config, tmp_path)
+    monkeypatch.setattr(source, "load", changed)
+    supervised.run(config, tmp_path)
+    assert "have changed since that run" in capsys.readouterr().out
+
+
 def test_a_mistake_neither_begins_nor_deletes(tmp_path):
     """What is wrong with a config is found before the folder is touched, --overwrite included."""
     wrong = small_supervised(**{"train.batch_size": 7})

@@ -22,12 +22,18 @@ def call(
       usage: the shortest right command, for whom a flag is missing.
       required: name -> flag that must be given, beside --config.
     """
+    if {"--help", "-h"} & set(argv[1:]):
+        print(f"{(sys.modules['__main__'].__doc__ or '').strip()}\n\n{usage}")
+        return 0
     try:
         _parse(argv, usage, {"config": CONFIG} | dict(required or {}))
         return body()
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped at once: the last checkpoint is where the same command goes on", file=sys.stderr)
+        return 130
 
 
 def _parse(argv: list[str], usage: str, required: Mapping[str, flags.FlagHolder]) -> None:

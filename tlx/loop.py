@@ -17,7 +17,7 @@ from tlx import metrics as metrics_lib
 from tlx import progress
 from tlx.checkpoint import Checkpoints
 from tlx.errors import UserError
-from tlx.preemption import Preempted, Preemption
+from tlx.preemption import Preemption
 from tlx.state import TrainState
 
 
@@ -101,11 +101,11 @@ def fit(
     since = time.perf_counter()
     with progress.bar(phase, total=steps, start=start) as bar:
         for number, batch in enumerate(batches(start), start + 1):
-            if preemption.requested:
+            if preemption.requested is not None:
                 sums = _collect(sums, history, number - 1, checkpoints)
                 clock.add("train", since)
                 save(number - 1, sums, None)
-                raise Preempted
+                preemption.check()
             state, metrics = step(number - 1)(state, batch, rng)
             history.append(metrics)
             if len(history) > ahead:

@@ -1,6 +1,6 @@
 """Runs one config: `python -m tlx.main --config=configs/x.py[:arg,...] --workdir=runs/x [--config.key=value ...]`.
 
-Exit codes: 0 the run has finished; 2 bad input, in one line; 143 stopped by SIGTERM after a checkpoint.
+Exit codes: 0 the run has finished; 2 bad input, in one line; 143 or 130 stopped by SIGTERM or Ctrl-C, all saved.
 """
 
 import sys
@@ -28,9 +28,9 @@ def _run(argv: list[str]) -> int:
     recipe = recipes.load(config.get("recipe", ""))
     try:
         recipe.run(config, WORKDIR.value, overwrite=OVERWRITE.value)
-    except Preempted:
-        progress.say(f"stopped by SIGTERM; all is saved, go on with: {' '.join(['python -m tlx.main', *argv[1:]])}")
-        return 143
+    except Preempted as e:
+        progress.say(f"stopped by {e}; all is saved, go on with: {' '.join(['python -m tlx.main', *argv[1:]])}")
+        return e.exit_code
     return 0
 
 

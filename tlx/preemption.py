@@ -1,6 +1,7 @@
-"""SIGTERM, turned into a question that the loop asks between two steps."""
+"""SIGTERM and Ctrl-C, turned into a question that the loop asks between two steps."""
 
 import signal
+import sys
 import threading
 from types import FrameType
 
@@ -8,29 +9,40 @@ from types import FrameType
 class Preempted(Exception):
     """The run was asked to stop and has saved what it had; the same command goes on from there."""
 
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
+
 
 class Preemption:
-    """While entered, SIGTERM (a cluster that wants its machine back) sets `requested` and ends nothing by itself.
+    """While entered, SIGTERM (a cluster that wants its machine back) and SIGINT (Ctrl-C) end nothing by themselves.
 
-    Python can handle signals in its main thread only; elsewhere (a notebook's worker) this does nothing.
+    They set `requested`, the signal's number; a second Ctrl-C stops at once. Python can handle signals in its main
+    thread only; elsewhere (a notebook's worker) this does nothing.
     """
 
-    requested = False
+    requested: int | None = None
 
     def __enter__(self) -> "Preemption":
         self._main = threading.current_thread() is threading.main_thread()
         if self._main:
-            self._previous = signal.signal(signal.SIGTERM, self._on_signal)
+            self._previous = {
+                number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)
+            }
         return self
 
     def __exit__(self, *exc: object) -> None:
         if self._main:
-            signal.signal(signal.SIGTERM, self._previous)
+            for number, handler in self._previous.items():
+                signal.signal(number, handler)
 
     def check(self) -> None:
         """For places where everything is saved already: raises Preempted if a stop was requested."""
-        if self.requested:
-            raise Preempted
+        if self.requested is not None:
+            raise Preempted(self.requested)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
+        self.requested = number
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            sys.stderr.write("\nstopping after this step, and saving; Ctrl-C once more stops at once\n")

@@ -72,7 +72,7 @@ def run_sweep(path: str | os.PathLike, *, runs: str | os.PathLike = "", dry_run:
 
     Args:
       path: the sweep file.
-      runs: the folder of the runs' folders; "" = `runs/<the experiment's name>`.
+      runs: the folder of the runs' folders; "" = `runs/experiments/<the experiment's name>`.
       dry_run: print what would run, with an estimate of the time, and change nothing.
 
     Returns:
@@ -81,7 +81,7 @@ def run_sweep(path: str | os.PathLike, *, runs: str | os.PathLike = "", dry_run:
     path = pathlib.Path(path)
     sweep = _load_module(path, "VARIANTS")
     figures = getattr(sweep, "FIGURES", {"test": "figures.test_accuracy"})
-    root = pathlib.Path(runs) if runs else pathlib.Path("runs") / path.parent.name
+    root = pathlib.Path(runs) if runs else pathlib.Path("runs/experiments") / path.parent.name
     labels = [variant.label for variant in sweep.VARIANTS]
     if len(set(labels)) < len(labels):
         raise UserError(f"{path}: two variants have the same label: {', '.join(labels)}")

@@ -3,7 +3,7 @@
 from tlx.sweep import Variant
 
 SEEDS = range(5)
-PRETRAINED = "pretrained=runs/digits/pre_trained_on_0_4-seed0"
+PRETRAINED = "pretrained=runs/experiments/digits/pre_trained_on_0_4-seed0"
 
 VARIANTS = [
     Variant("noisy student, 100 labels", "configs/digits_noisy_student.py", seeds=SEEDS, seconds=80),
@@ -11,7 +11,7 @@ VARIANTS = [
     Variant(
         "distilled into a small MLP",
         "configs/digits_distill.py",
-        "teacher=runs/digits/from_scratch__all_labels-seed0",
+        "teacher=runs/experiments/digits/from_scratch__all_labels-seed0",
         seeds=SEEDS,
         seconds=20,
     ),

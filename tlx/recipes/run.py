@@ -72,9 +72,19 @@ class Run:
             return
         self.started = True
         if jax.process_index() == 0:
+            if not self.overwrite and self.other_data():
+                raise UserError(
+                    f"workdir {self.workdir} holds a run on other data: the images or labels have changed since; "
+                    "choose another --workdir, or --overwrite to delete that run"
+                )
             begin(self.workdir, config_lib.to_dict(self.config), overwrite=self.overwrite)
             splits.save(self.splits, self.workdir / "splits.json")
             write_json(self.workdir / "task.json", _task(self))
+
+    def other_data(self) -> bool:
+        """Whether the folder holds a run that began on other images or labels."""
+        path = self.workdir / "task.json"
+        return path.exists() and read_json(path)["fingerprint"] != source.fingerprint(self.dataset)
 
     @property
     def axis_name(self) -> str | None:
@@ -181,6 +191,8 @@ def finished(run: Run) -> dict[str, Any]:
     Only a report that is missing (the run was killed between its result and its report) is made.
     """
     progress.say(f"{run.workdir} holds the finished run of this config; --overwrite runs it again")
+    if run.other_data():
+        progress.say("[yellow]the images or labels have changed since that run[/yellow]")
     _print_result(run.result)
     if jax.process_index() == 0 and not (run.workdir / "report.html").exists():
         progress.say(f"report: {report.write(run.workdir)}")
