@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 
 from tlx.models.depthwise import Depthwise
-from tlx.models.layers import StochasticDepth, global_mean, pointwise, relu6, walk
+from tlx.models.layers import Stage, StochasticDepth, global_mean, pointwise, relu6, walk
 from tlx.models.norm import BatchNorm
 from tlx.models.options import check_factor, check_rate
 
@@ -138,33 +138,6 @@ class Block(nn.Module):
         return x + StochasticDepth(self.drop_rate)(residual, train=train)
 
 
-class Stage(nn.Module):
-    """Blocks of one width, one for each drop rate; the first has the stride."""
-
-    features: int
-    kernel: int
-    stride: int
-    expansion: int
-    drop_rates: tuple[float, ...]
-    dtype: Any
-    axis_name: str | None
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        for i, drop_rate in enumerate(self.drop_rates, start=1):
-            x = Block(
-                features=self.features,
-                kernel=self.kernel,
-                stride=self.stride if i == 1 else 1,
-                expansion=self.expansion,
-                drop_rate=drop_rate,
-                dtype=self.dtype,
-                axis_name=self.axis_name,
-                name=f"block{i}",
-            )(x, train=train)
-        return x
-
-
 class EfficientNetLite(nn.Module):
     """Levels: stem, stage1, ..., stage7, conv_head [B, h, w, c], pooled [B, c]."""
 
@@ -183,15 +156,15 @@ class EfficientNetLite(nn.Module):
         levels = {"stem": (functools.partial(stem, train=train),)}
         done, total = 0, sum(a.blocks)
         for i, (stage, blocks) in enumerate(zip(_STAGES, a.blocks), start=1):
-            made = Stage(
+            block = functools.partial(
+                Block,
                 features=round_width(stage.features * a.width * self.width),
                 kernel=stage.kernel,
-                stride=stage.stride,
                 expansion=stage.expansion,
-                drop_rates=tuple(self.stochastic_depth * (done + b) / total for b in range(blocks)),
                 **common,
-                name=f"stage{i}",
             )
+            drop_rates = tuple(self.stochastic_depth * (done + b) / total for b in range(blocks))
+            made = Stage(block, stage.stride, drop_rates, name=f"stage{i}")
             levels[f"stage{i}"] = (functools.partial(made, train=train),)
             done += blocks
         head = ConvNorm(round_width(_HEAD * self.width), 1, 1, activate=True, **common, name="conv_head")

@@ -52,6 +52,26 @@ def global_mean(x: jax.Array) -> jax.Array:
     return jnp.mean(x, axis=(1, 2))
 
 
+class Stage(nn.Module):
+    """Residual blocks of one width, named block1, block2, ...; the first has the stride.
+
+    Attributes:
+      block: makes one of them, `block(stride=..., drop_rate=..., name=...)`, called as `(x, train=...)`.
+      stride: of the first.
+      drop_rates: one for each block, see `StochasticDepth`.
+    """
+
+    block: Callable[..., nn.Module]
+    stride: int
+    drop_rates: tuple[float, ...]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        for i, drop_rate in enumerate(self.drop_rates, start=1):
+            x = self.block(stride=self.stride if i == 1 else 1, drop_rate=drop_rate, name=f"block{i}")(x, train=train)
+        return x
+
+
 class StochasticDepth(nn.Module):
     """Drops a whole residual branch, independently for each example (Huang et al. 2016, "Deep Networks with Stochastic
     Depth", eq. 2).

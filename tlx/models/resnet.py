@@ -13,7 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from tlx.models.layers import StochasticDepth, global_mean, walk
+from tlx.models.layers import Stage, StochasticDepth, global_mean, walk
 from tlx.models.options import check_choice, check_factor, check_rate
 
 
@@ -108,33 +108,6 @@ class Block(nn.Module):
         return nn.relu(shortcut + StochasticDepth(self.drop_rate)(residual, train=train))
 
 
-class Stage(nn.Module):
-    """Blocks of one width, one for each drop rate; the first has the stride."""
-
-    features: int
-    stride: int
-    bottleneck: bool
-    drop_rates: tuple[float, ...]
-    zero_init_residual: bool
-    dtype: Any
-    axis_name: str | None
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        for i, drop_rate in enumerate(self.drop_rates, start=1):
-            x = Block(
-                features=self.features,
-                stride=self.stride if i == 1 else 1,
-                bottleneck=self.bottleneck,
-                drop_rate=drop_rate,
-                zero_init_residual=self.zero_init_residual,
-                dtype=self.dtype,
-                axis_name=self.axis_name,
-                name=f"block{i}",
-            )(x, train=train)
-        return x
-
-
 class ResNet(nn.Module):
     """Levels: stem, stage1, stage2, ... [B, h, w, c], pooled [B, c]."""
 
@@ -154,16 +127,16 @@ class ResNet(nn.Module):
         levels = {"stem": (functools.partial(stem, train=train),)}
         done, total = 0, sum(a.stages)
         for i, (features, blocks) in enumerate(zip(channels, a.stages), start=1):
-            stage = Stage(
+            block = functools.partial(
+                Block,
                 features=features,
-                stride=1 if i == 1 else 2,
                 bottleneck=a.bottleneck,
-                drop_rates=tuple(self.stochastic_depth * (done + b) / total for b in range(1, blocks + 1)),
                 zero_init_residual=self.zero_init_residual,
                 dtype=self.dtype,
                 axis_name=self.axis_name,
-                name=f"stage{i}",
             )
+            drop_rates = tuple(self.stochastic_depth * (done + b) / total for b in range(1, blocks + 1))
+            stage = Stage(block, 1 if i == 1 else 2, drop_rates, name=f"stage{i}")
             levels[f"stage{i}"] = (functools.partial(stage, train=train),)
             done += blocks
         activations = walk(levels | {"pooled": (global_mean,)}, x, start=start)
