@@ -16,7 +16,6 @@ from tlx.data.view import make_view
 from tlx.errors import UserError
 from tlx.recipes.learner import Learner
 from tlx.recipes.run import Run
-from tlx.workdir import read_json
 
 PyTree = Any
 
@@ -47,7 +46,7 @@ def on_features(
     names, shape = list(shapes), shapes[learner.start]
     key = {
         "weights": feature_cache.digest(variables, names[: names.index(learner.start) + 1]),
-        "data": read_json(run.workdir / "task.json")["fingerprint"],
+        "data": run.fingerprint,
         "network": [learner.options, dataclasses.asdict(learner.takes), run.config.dtype],
         "level": learner.start,
         "dtype": dtype,

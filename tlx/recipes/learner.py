@@ -222,12 +222,13 @@ def make_learner(
     dtype = jnp.dtype(config.dtype)
     network = models.build(**options, num_classes=run.num_classes, dtype=dtype, axis_name=run.axis_name)
     shapes = jax.eval_shape(lambda: _init(network, jax.random.key(0), takes))
+    levels = models.levels(network, takes.shape)
     made = optim.make_optimizer(
         shapes["params"],
         rules=section.optim.rules,
         groups=section.optim.groups,
         total_steps=train.steps,
-        levels=models.levels(network, takes.shape),
+        levels=levels,
         batch_stats=shapes.get("batch_stats", {}),
         ramp=run.ramp,
     )
@@ -236,8 +237,9 @@ def make_learner(
     )
     view, start = make_view(**section.augment), ""
     if cache and cache["features"]:
-        levels = list(models.level_shapes(network, takes.shape))
-        start = feature_cache.cut(levels, made, batch_stats=shapes.get("batch_stats", {}), level=cache["level"])
+        start = feature_cache.cut(
+            [*levels, "pooled"], made, batch_stats=shapes.get("batch_stats", {}), level=cache["level"]
+        )
         feature_cache.check_options(views=cache["views"], dtype=cache["dtype"], augment=section.augment)
         view = make_view()  # the activations are of augmented images already
     arguments = ("whole", "whole", "batch", "whole") if teacher else ("whole", "batch", "whole")

@@ -7,6 +7,7 @@ one that was interrupted. There is no other bookkeeping of "where we were".
 
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import platform
@@ -81,10 +82,15 @@ class Run:
             splits.save(self.splits, self.workdir / "splits.json")
             write_json(self.workdir / "task.json", _task(self))
 
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of the data."""
+        return source.fingerprint(self.dataset)
+
     def other_data(self) -> bool:
         """Whether the folder holds a run that began on other images or labels."""
         path = self.workdir / "task.json"
-        return path.exists() and read_json(path)["fingerprint"] != source.fingerprint(self.dataset)
+        return path.exists() and read_json(path)["fingerprint"] != self.fingerprint
 
     @property
     def axis_name(self) -> str | None:
@@ -258,7 +264,7 @@ def _task(run: Run) -> dict[str, Any]:
     """The data that the run is about."""
     return {
         "dataset": run.dataset.name,
-        "fingerprint": source.fingerprint(run.dataset),
+        "fingerprint": run.fingerprint,
         "class_names": run.dataset.class_names,
         "image_shape": run.dataset.image_shape,
         "counts": {
