@@ -153,7 +153,7 @@ def update_table(page: pathlib.Path, content: str) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tlx.sweep", description=__doc__.splitlines()[0])
     parser.add_argument("sweep", help="experiments/<name>/sweep.py")
-    parser.add_argument("--runs", default="", help="where the runs' folders go (runs/<name>)")
+    parser.add_argument("--runs", default="", help="where the runs' folders go (runs/experiments/<name>)")
     parser.add_argument("--dry_run", action="store_true", help="list the runs, with a time estimate")
     options = parser.parse_args(argv)
     from tlx.preemption import Preempted
@@ -163,9 +163,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
-    except Preempted:
-        print("stopped by SIGTERM; the same command goes on", file=sys.stderr)
-        return 143
+    except Preempted as e:
+        print(f"stopped by {e}; the same command goes on", file=sys.stderr)
+        return e.exit_code
     return 0
 
 
