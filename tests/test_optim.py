@@ -218,6 +218,8 @@ def test_frozen_norms_follow_their_parameters():
         ({"groups": {"body": {"layer_decay": 0.5}, "head": {}}}, "none of the model's levels"),
         ({"groups": {"body": {"start": 0.5}, "head": {"start": 0.3}}}, "no group learns before"),
         ({"groups": {"body": {"start": 1.5}, "head": {}}}, "start is 1.5"),
+        ({"groups": {"body": {"restart": 0.5}, "head": {}}}, "give both a restart after the start and its rate"),
+        ({"groups": {"body": {"start": 0.5, "restart": 0.5, "restart_rate": 1.0}, "head": {}}}, "a restart after the"),
     ],
 )
 def test_mistakes_are_named(kwargs, message):

@@ -59,6 +59,12 @@ def test_who_waits(shapes):
     assert [frozen_levels(stage) for stage in gradual] == [set(LEVELS[:awake]) for awake in (4, 3, 2, 1, 0)]
 
 
+def test_lp_ft_goes_on_with_a_learnt_head_at_the_backbones_rate(shapes):
+    head, backbone = (made(shapes, "lp_ft").schedules[name] for name in ("head", "backbone"))
+    assert [float(head(step)) for step in (0, 40)] == pytest.approx([1e-2, 1e-4]) and head(39) < 1e-4
+    assert all(float(head(step)) == pytest.approx(float(backbone(step))) for step in range(40, 80))
+
+
 def test_layers_slow_down(shapes):
     groups = made(shapes, "layer_decay").groups
     assert groups["backbone@stage3"]["learning_rate"] == pytest.approx(0.75e-4)

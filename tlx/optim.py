@@ -39,6 +39,8 @@ GROUP_DEFAULTS = {
     "schedule": "cosine",  # to 0 at the last step; one of SCHEDULES
     "warmup": 0.0,  # the fraction of its steps over which the rate rises from 0
     "start": 0.0,  # the fraction of all steps for which the group rests, frozen, before its schedule begins
+    "restart": 0.0,  # the fraction of all steps after which the schedule, warm-up included, begins anew; 0 = never
+    "restart_rate": 0.0,  # the peak from then on
     "weight_decay": 0.0,  # decoupled (Loshchilov & Hutter 2019), times the rate; kernels only, not biases and norms
     "l2_sp": 0.0,  # as weight_decay, but towards where the group started: the pre-trained weights; all parameters
     "clip": 0.0,  # the group's largest gradient norm; 0 = off
@@ -144,7 +146,7 @@ def make_optimizer(
             labels[path], begins[name] = name, begins[group]
 
     used = sorted(set(labels.values()) - {FROZEN})
-    schedules = {name: make_schedule(options[name], total_steps - begins[name]) for name in used}
+    schedules = {name: _from(begins[name], options[name], total_steps) for name in used}
     if ramp:
         schedules = {name: _ramped(ramp, options[name]["learning_rate"]) for name in used}
     transforms = {name: _group_transform(options[name], schedules[name], begins[name]) for name in used}
@@ -207,6 +209,15 @@ def make_schedule(group: Mapping[str, Any], total_steps: int) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
 
 
+def _from(begin: int, group: Mapping[str, Any], total_steps: int) -> optax.Schedule:
+    """The group's schedule over its own steps, `begin` being the first; in two parts where it begins anew."""
+    if not group["restart"]:
+        return make_schedule(group, total_steps - begin)
+    again = round(group["restart"] * total_steps)
+    second = make_schedule({**group, "learning_rate": group["restart_rate"]}, total_steps - again)
+    return optax.join_schedules([make_schedule(group, again - begin), second], [again - begin])
+
+
 def _ramped(ramp: optax.Schedule, rate: float) -> optax.Schedule:
     return lambda step: rate * ramp(step)
 
@@ -262,6 +273,8 @@ def _group_options(name: str, given: dict[str, Any]) -> dict[str, Any]:
         "learning_rate": (0, math.inf),
         "warmup": (0, 1),
         "start": (0, 1),
+        "restart": (0, 1),
+        "restart_rate": (0, math.inf),
         "weight_decay": (0, math.inf),
         "l2_sp": (0, math.inf),
         "clip": (0, math.inf),
@@ -274,6 +287,11 @@ def _group_options(name: str, given: dict[str, Any]) -> dict[str, Any]:
     for key, (low, high) in bounds.items():
         if not (low <= group[key] <= high and math.isfinite(group[key])):
             raise UserError(f"group {name!r}: {key} is {group[key]}: it must be finite and in {low}..{high}")
+    if bool(group["restart"]) != bool(group["restart_rate"]) or 0 < group["restart"] <= group["start"]:
+        raise UserError(
+            f"group {name!r}: restart is {group['restart']}, restart_rate {group['restart_rate']} and start "
+            f"{group['start']}: give both a restart after the start and its rate, or neither"
+        )
     if group["learning_rate"] == 0:
         raise UserError(f"group {name!r}: learning_rate is 0: give its parameters to the group 'frozen' instead")
     return group

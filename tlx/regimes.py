@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tlx.errors import UserError, did_you_mean
+from tlx.optim import GROUP_DEFAULTS
 
 Rules = tuple[tuple[str, str], ...]
 Groups = dict[str, dict[str, Any]]
@@ -18,7 +19,7 @@ REGIMES = {
     "full": "everything learns: a small rate on the backbone, a large one on the head",
     "linear": "the backbone is frozen, the head learns",
     "partial": "the levels up to `cut` are frozen, the others learn at the backbone's rate",
-    "lp_ft": "the head alone for the first half, then everything (Kumar et al. 2022, 'Fine-Tuning can Distort ...')",
+    "lp_ft": "the head alone for the first half, then everything at the backbone's rate (Kumar et al. 2022)",
     "gradual": "one level more learns at a time, from the head down (Howard & Ruder 2018, ULMFiT, section 3.3)",
     "layer_decay": "everything learns, each level down at 0.75 of the rate above (as ULMFiT, section 3.2)",
     "l2_sp": "everything learns, pulled back to where it started (Li et al. 2018, section 3.2)",
@@ -57,7 +58,13 @@ def regime(
         return ((rf"backbone/({frozen})/.*", "frozen"), *both), {"backbone": backbone, "head": head}
     if name == "gradual":
         return _gradual(levels, backbone, head)
-    extra = {"lp_ft": {"start": 0.5}, "layer_decay": {"layer_decay": 0.75}, "l2_sp": {"l2_sp": 0.01}}.get(name, {})
+    if name == "lp_ft":
+        # Kumar et al. 2022, "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution":
+        # fine-tuning starts from a head that has been learnt, and moves it no faster than the rest.
+        begin = backbone.get("start", 0.5)
+        again = {"restart": begin, "restart_rate": backbone.get("learning_rate", GROUP_DEFAULTS["learning_rate"])}
+        return both, {"backbone": {"start": begin} | backbone, "head": again | head}
+    extra = {"layer_decay": {"layer_decay": 0.75}, "l2_sp": {"l2_sp": 0.01}}.get(name, {})
     return both, {"backbone": extra | backbone, "head": head}
 
 
