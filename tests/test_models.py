@@ -15,7 +15,7 @@ from flax import traverse_util
 from tlx import models
 from tlx.errors import UserError
 from tlx.models.efficientnet import round_width
-from tlx.models.layers import StochasticDepth, max_pool_2x2
+from tlx.models.layers import StochasticDepth, max_pool_2x2, summarize
 from tlx.models.resnet import Stem
 
 KEY = jax.random.key(0, impl="rbg")  # initialisers compile four times as fast as with threefry
@@ -292,6 +292,39 @@ def test_a_network_goes_on_from_each_of_its_levels(name):
             for path, value in traverse_util.flatten_dict(left.get("batch_stats", {}), sep="/").items():
                 expected = (old if path.startswith(below) else new)[path]
                 np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6, err_msg=f"{level}: {path}")
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_head_on_an_earlier_level_reads_what_is_there_and_leaves_out_the_rest(name):
+    net, x = small(name), images()
+    level = models.levels(net.model, x.shape[1:])[-2]
+    low = models.build(name, num_classes=3, head_level=level, **SMALL[name])
+    variables = jax.jit(lambda key: low.init(key, x, train=False))(KEY)
+    full = traverse_util.flatten_dict(net.variables["params"]["backbone"], sep="/")
+    kept = traverse_util.flatten_dict(variables["params"]["backbone"], sep="/")
+    names = models.levels(low, x.shape[1:])
+    assert names[-1] == level and set(kept) == {path for path in full if path.split("/")[0] in names}
+    assert all(np.array_equal(kept[path], full[path]) for path in kept)  # the same keys: no level moves another's
+
+    (logits, _), _ = jax.jit(lambda v, x: low.apply(v, x, train=False, features=True, mutable=["batch_stats"]))(
+        variables, x
+    )
+    (_, levels), _ = net.evaluate(net.variables, x)
+    head = variables["params"]["head"]
+    np.testing.assert_allclose(logits, levels[level].reshape(3, -1) @ head["kernel"] + head["bias"], atol=1e-5)
+
+
+def test_a_map_too_large_to_read_is_averaged():
+    x = jax.random.normal(KEY, (2, 8, 8, 65))
+    np.testing.assert_allclose(summarize(x), x.mean((1, 2)), atol=1e-6)
+    assert summarize(x[..., :64]).shape == (2, 4096) and summarize(x[:, 0]).shape == (2, 520)
+
+
+@pytest.mark.parametrize(("end", "start"), [("stage3", ""), ("stage1", "stage2")])
+def test_levels_out_of_reach_are_refused(end, start):
+    model = models.build("cnn", num_classes=3, head_level=end)
+    with pytest.raises(UserError, match="did you mean 'stage2'|cannot go on from 'stage2'"):
+        jax.eval_shape(lambda x: model.init(KEY, x, train=False, start=start), images())
 
 
 def test_an_unknown_level_is_named():

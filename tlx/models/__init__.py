@@ -43,13 +43,21 @@ MODELS = (
 
 
 def build(
-    name: str, *, num_classes: int, dtype: Any = jnp.float32, axis_name: str | None = None, **options: Any
+    name: str,
+    *,
+    num_classes: int,
+    head_level: str = "",
+    dtype: Any = jnp.float32,
+    axis_name: str | None = None,
+    **options: Any,
 ) -> Classifier:
     """Builds a classifier, without parameters yet.
 
     Args:
       name: one of MODELS.
       num_classes: K.
+      head_level: the level that the head is on, without what lies above it; "" = the top. Checked when the model is
+        first traced.
       dtype: what the backbone computes in; parameters and logits are float32 whatever it is.
       axis_name: the mesh axis over which BatchNorm's statistics are averaged. Under plain `jit` leave it None: there
         the batch is whole.
@@ -66,7 +74,7 @@ def build(
         if option not in known:
             raise UserError(
                 f"model {name!r} has no option {option!r}{did_you_mean(option, known)}; "
-                f"its options are {', '.join(known)}"
+                f"its options are {', '.join(['head_level', *known])}"
             )
     check_count("num_classes", num_classes, minimum=2)
     try:
@@ -76,7 +84,7 @@ def build(
     if not jnp.issubdtype(dtype, jnp.floating):
         raise UserError(f"dtype={dtype.name!r}: not a floating type; use float32 or bfloat16")
     backbone = constructor(dtype=dtype, axis_name=axis_name, **options)
-    return Classifier(backbone=backbone, num_classes=num_classes, dtype=dtype)
+    return Classifier(backbone=backbone, num_classes=num_classes, head_level=head_level, dtype=dtype)
 
 
 def scale(options: Mapping[str, Any], factor: float) -> dict[str, Any]:

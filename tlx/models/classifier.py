@@ -15,15 +15,17 @@ class Classifier(nn.Module):
     there are any, `{"backbone": ...}`: so a head is replaced, and a backbone frozen or loaded, in one way for all.
 
     Attributes:
-      backbone: a module called as `backbone(x, train=..., start=...)` that returns its levels: a dict name ->
+      backbone: a module called as `backbone(x, train=..., start=..., end=...)` that returns its levels: a dict name ->
         activation from input to output, the last of which is "pooled", [B, D]. A level's parameters lie under its name.
       num_classes: K.
+      head_level: the level that the head is on: what lies above it is left out. "" = the usual, the top.
       dtype: what the backbone computes in. Parameters are float32, and so is the head: it costs next to nothing, and
         eight bits of a logit are too few for a temperature or a confidence threshold.
     """
 
     backbone: nn.Module
     num_classes: int
+    head_level: str = ""
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -49,7 +51,7 @@ class Classifier(nn.Module):
         """
         if not start and (x.ndim != 4 or not jnp.issubdtype(x.dtype, jnp.floating)):
             raise UserError(f"images are {x.dtype} {list(x.shape)}: give normalized floats of shape [B, H, W, C]")
-        levels = self.backbone(x.astype(self.dtype), train=train, start=start)
+        levels = self.backbone(x.astype(self.dtype), train=train, start=start, end=self.head_level)
         logits = nn.Dense(self.num_classes, dtype=jnp.float32, name="head")(levels["pooled"])  # [B, K]
         # A plain dict would come out of `jit` and `eval_shape` sorted by name.
         return (logits, OrderedDict(levels)) if features else logits

@@ -40,7 +40,7 @@ class CNN(nn.Module):
     axis_name: str | None
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, start: str = "") -> dict[str, jax.Array]:
+    def __call__(self, x: jax.Array, *, train: bool, start: str = "", end: str = "") -> dict[str, jax.Array]:
         if not start and min(x.shape[1:3]) < 2 ** len(self.widths):
             raise UserError(
                 f"images of {x.shape[1]}x{x.shape[2]} are too small for widths={self.widths}: every stage halves them, "
@@ -52,7 +52,7 @@ class CNN(nn.Module):
             levels[f"stage{i}"] = (functools.partial(stage, train=train),)
         if self.dense:
             levels["dense"] = (flatten, nn.Dense(self.dense, dtype=self.dtype, name="dense"), nn.relu)
-        activations = walk(levels | {"pooled": (flatten,)}, x, start=start)
+        activations = walk(levels | {"pooled": (flatten,)}, x, start=start, end=end)
         drop = nn.Dropout(self.dropout, deterministic=not train)
         return activations | {"pooled": drop(activations["pooled"])}
 

@@ -149,7 +149,7 @@ class EfficientNetLite(nn.Module):
     axis_name: str | None
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, start: str = "") -> dict[str, jax.Array]:
+    def __call__(self, x: jax.Array, *, train: bool, start: str = "", end: str = "") -> dict[str, jax.Array]:
         common = {"dtype": self.dtype, "axis_name": self.axis_name}
         a = self.architecture
         stem = ConvNorm(round_width(_STEM * self.width), 3, 2, activate=True, **common, name="stem")
@@ -169,7 +169,7 @@ class EfficientNetLite(nn.Module):
             done += blocks
         head = ConvNorm(round_width(_HEAD * self.width), 1, 1, activate=True, **common, name="conv_head")
         levels["conv_head"] = (functools.partial(head, train=train),)
-        activations = walk(levels | {"pooled": (global_mean,)}, x, start=start)
+        activations = walk(levels | {"pooled": (global_mean,)}, x, start=start, end=end)
         drop = nn.Dropout(self.dropout, deterministic=not train)
         return activations | {"pooled": drop(activations["pooled"])}
 

@@ -1,5 +1,6 @@
 """Layers that linen lacks, or that XLA is slow at."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,27 +13,34 @@ from tlx.errors import UserError, did_you_mean
 
 
 def walk(
-    levels: Mapping[str, Sequence[Callable[[jax.Array], jax.Array]]], x: jax.Array, *, start: str = ""
+    levels: Mapping[str, Sequence[Callable[[jax.Array], jax.Array]]], x: jax.Array, *, start: str = "", end: str = ""
 ) -> dict[str, jax.Array]:
-    """Runs a backbone, from images or from the activation of one of its levels.
+    """Runs a backbone, from images or from the activation of one of its levels, to the top or to a lower level.
 
     What lies between two levels (a dropout, a reshape) belongs to the upper one. All modules must have been made before
     the walk, also those that it leaves out: linen numbers the ones without a name, and their number is in their random
     key, which so does not depend on the start.
 
     Args:
-      levels: name -> layers, applied in turn; from input to output.
+      levels: name -> layers, applied in turn; from input to output, the last being "pooled".
       x: images, or the activation of `start`.
       start: the level to begin after; "" = before the first.
+      end: the level that is summarised as "pooled" (see `summarize`), with what lies between left out; "" = the usual.
 
     Returns:
-      name -> activation, of `start` (as given) and all levels above it.
+      name -> activation, of `start` (as given) and the levels above it.
 
     Raises:
-      UserError: an unknown level.
+      UserError: an unknown level; a start above the end.
     """
-    if start and start not in levels:
-        raise UserError(f"the model has no level {start!r}{did_you_mean(start, levels)}: it has {', '.join(levels)}")
+    names = list(levels)
+    for level in filter(None, (start, end)):
+        if level not in levels:
+            raise UserError(f"the model has no level {level!r}{did_you_mean(level, names)}: it has {', '.join(names)}")
+    if end and end != "pooled":
+        levels = {name: levels[name] for name in names[: names.index(end) + 1]} | {"pooled": (summarize,)}
+    if start not in ("", *levels):
+        raise UserError(f"the head is on the level {end!r}, so the network cannot go on from {start!r} above it")
     names = list(levels)
     activations = {start: x} if start else {}
     for name in names[names.index(start) + 1 if start else 0 :]:
@@ -40,6 +48,14 @@ def walk(
             x = layer(x)
         activations[name] = x
     return activations
+
+
+def summarize(x: jax.Array) -> jax.Array:
+    """What a head reads of any level, [B, ...] -> [B, N]: all of it up to 4,096 numbers, above that channel means.
+
+    Where a digit's stroke is matters, and its small maps can be read as they are; a 14 x 14 x 112 map cannot.
+    """
+    return flatten(x) if math.prod(x.shape[1:]) <= 4096 else jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))
 
 
 def flatten(x: jax.Array) -> jax.Array:

@@ -19,14 +19,14 @@ class MLP(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, start: str = "") -> dict[str, jax.Array]:
+    def __call__(self, x: jax.Array, *, train: bool, start: str = "", end: str = "") -> dict[str, jax.Array]:
         levels = {}
         drop = nn.Dropout(self.input_dropout, deterministic=not train)
         for i, width in enumerate(self.widths, start=1):
             dense = nn.Dense(width, dtype=self.dtype, name=f"layer{i}")
             levels[f"layer{i}"] = (flatten, drop, dense, nn.relu)
             drop = nn.Dropout(self.dropout, deterministic=not train)
-        activations = walk(levels | {"pooled": ()}, x, start=start)
+        activations = walk(levels | {"pooled": ()}, x, start=start, end=end)
         return activations | {"pooled": drop(activations["pooled"])}
 
 

@@ -120,7 +120,7 @@ class ResNet(nn.Module):
     axis_name: str | None
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, start: str = "") -> dict[str, jax.Array]:
+    def __call__(self, x: jax.Array, *, train: bool, start: str = "", end: str = "") -> dict[str, jax.Array]:
         a = self.architecture
         channels = [max(1, round(a.features * 2**i * self.width)) for i in range(len(a.stages))]
         stem = Stem(channels[0], a.small_images, self.dtype, self.axis_name, name="stem")
@@ -139,7 +139,7 @@ class ResNet(nn.Module):
             stage = Stage(block, 1 if i == 1 else 2, drop_rates, name=f"stage{i}")
             levels[f"stage{i}"] = (functools.partial(stage, train=train),)
             done += blocks
-        activations = walk(levels | {"pooled": (global_mean,)}, x, start=start)
+        activations = walk(levels | {"pooled": (global_mean,)}, x, start=start, end=end)
         drop = nn.Dropout(self.dropout, deterministic=not train)
         return activations | {"pooled": drop(activations["pooled"])}
 

@@ -132,7 +132,7 @@ class ViT(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, start: str = "") -> dict[str, jax.Array]:
+    def __call__(self, x: jax.Array, *, train: bool, start: str = "", end: str = "") -> dict[str, jax.Array]:
         levels = {"embed": (Embed(self.heads * HEAD_CHANNELS, self.patch, self.dtype, name="embed"),)}
         drop = nn.Dropout(self.dropout, deterministic=not train)
         for i in range(1, self.blocks + 1):
@@ -143,7 +143,7 @@ class ViT(nn.Module):
             levels[f"block{i}"] = (drop, block) if i == 1 else (block,)
         levels["norm"] = (_norm(dtype=self.dtype, name="norm"),)
         levels["pooled"] = (lambda x: x[:, 0] if self.pool == "token" else jnp.mean(x[:, 1:], axis=1),)
-        return walk(levels, x, start=start)
+        return walk(levels, x, start=start, end=end)
 
 
 def vit(
