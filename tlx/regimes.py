@@ -18,12 +18,16 @@ Groups = dict[str, dict[str, Any]]
 REGIMES = {
     "full": "everything learns: a small rate on the backbone, a large one on the head",
     "linear": "the backbone is frozen, the head learns",
+    "early": "as linear, but the head is on an earlier level, `cut`, and reads what is more general there",
     "partial": "the levels up to `cut` are frozen, the others learn at the backbone's rate",
     "lp_ft": "the head alone for the first half, then everything at the backbone's rate (Kumar et al. 2022)",
     "gradual": "one level more learns at a time, from the head down (Howard & Ruder 2018, ULMFiT, section 3.3)",
     "layer_decay": "everything learns, each level down at 0.75 of the rate above (as ULMFiT, section 3.2)",
     "l2_sp": "everything learns, pulled back to where it started (Li et al. 2018, section 3.2)",
+    "scratch": "nothing is taken over, and everything learns at the head's rate",
 }
+
+CUTTING = ("partial", "early")
 
 
 def regime(
@@ -34,7 +38,8 @@ def regime(
     Args:
       name: a key of REGIMES.
       levels: the model's, from input to output (`tlx.models.levels`).
-      cut: for "partial", the last level that is frozen; "" = the middle one.
+      cut: for "partial", the last level that is frozen; for "early", the level that the head is on, the model's
+        `head_level`, which is the caller's to set; "" = the middle one.
       backbone, head: options of the two groups, as `tlx.optim.GROUP_DEFAULTS` has them.
 
     Returns:
@@ -47,14 +52,16 @@ def regime(
         raise UserError(
             f"regime {name!r} is unknown{did_you_mean(name, REGIMES)}; the regimes are {', '.join(REGIMES)}"
         )
-    if cut and name != "partial":
-        raise UserError(f"cut is {cut!r}, but the regime is {name!r}: only partial has a cut")
+    if cut and name not in CUTTING:
+        raise UserError(f"cut is {cut!r}, but the regime is {name!r}: only {' and '.join(CUTTING)} have a cut")
     backbone, head = dict(backbone), dict(head)
     both = ((r"backbone/.*", "backbone"), (r"head/.*", "head"))
-    if name == "linear":
+    if name in ("linear", "early"):
         return ((r"backbone/.*", "frozen"), (r"head/.*", "head")), {"head": head}
+    if name == "scratch":
+        return ((r".*", "head"),), {"head": head}
     if name == "partial":
-        frozen = "|".join(map(re.escape, levels[: _cut(cut, levels) + 1]))
+        frozen = "|".join(map(re.escape, levels[: list(levels).index(cut_level(cut, levels)) + 1]))
         return ((rf"backbone/({frozen})/.*", "frozen"), *both), {"backbone": backbone, "head": head}
     if name == "gradual":
         return _gradual(levels, backbone, head)
@@ -68,15 +75,16 @@ def regime(
     return both, {"backbone": extra | backbone, "head": head}
 
 
-def _cut(cut: str, levels: Sequence[str]) -> int:
+def cut_level(cut: str, levels: Sequence[str]) -> str:
+    """Where a regime is cut: at `cut`, or the middle level; raises UserError if it is no level, or the last."""
     if not cut:
-        return (len(levels) - 1) // 2
+        return levels[(len(levels) - 1) // 2]
     if cut not in levels[:-1]:
         raise UserError(
             f"cut is {cut!r}{did_you_mean(cut, levels)}: it must be a level with others above it, of "
             f"{', '.join(levels[:-1])}"
         )
-    return list(levels).index(cut)
+    return cut
 
 
 def _gradual(levels: Sequence[str], backbone: Mapping[str, Any], head: Mapping[str, Any]) -> tuple[Rules, Groups]:

@@ -8,8 +8,9 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from tlx import config as config_lib
-from tlx import optim, pretrained, progress, steps
+from tlx import models, optim, pretrained, progress, steps
 from tlx.errors import UserError
+from tlx.recipes import strategy
 from tlx.recipes.features import on_features
 from tlx.recipes.learner import Learner, make_learner
 from tlx.recipes.run import Run, finish, finished, open_run
@@ -28,8 +29,12 @@ def default_config() -> ConfigDict:
         "image_size": 0,  # the side of what the network takes; 0 = the published size
         "reset": ("head/.*",),  # what begins anew all the same
     }
+    # Who learns: "" = as optim.rules say; or a regime of `tlx.regimes`, with the groups "backbone" and "head" in optim
+    config.strategy = ""
+    config.cut = ""  # the level that "partial" freezes up to, or that "early" puts the head on; "" = the middle one
     config.cache = {
-        "features": False,  # compute what lies below a frozen level once, keep it, and train on it
+        # Compute what lies below a frozen level once, keep it, and train on it; with a strategy, where it freezes one.
+        "features": False,
         "level": "",  # which; "" = the highest up to which everything is frozen
         "views": 1,  # augmented views of each training image that are kept, and taken in turn, one a pass
         "dtype": "float32",  # of what is kept; or "float16"
@@ -49,9 +54,10 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike, *, overwrite: boo
 
 def build(run: Run) -> tuple[Learner, dict[str, Any]]:
     """The learner of the phase "train", and what its `fit` is given: variables, store, streams."""
-    config = run.config
-    source = _source(config)
+    config, source = run.config, _source(run.config)
     takes = source.takes if source else None
+    if config.strategy:
+        config = strategy.write_out(config, image_shape=(takes or run.takes).shape, pretrained=source is not None)
     cache = config.cache if run.workdir else None  # a range test has no folder to keep anything in
     learner = make_learner(run, "network", config, takes=takes, make_step=steps.make_supervised_step, cache=cache)
     variables = learner.init("train")
@@ -71,7 +77,8 @@ def build(run: Run) -> tuple[Learner, dict[str, Any]]:
 
 def _start_from(source: Source, learner: Learner, variables: Any, *, reset: Sequence[str]) -> Any:
     """The source's weights in the learner's network, and what is to be said of it before step 1."""
-    grafted = pretrained.graft(variables, source.variables, reset=reset, all_used=True)
+    taken = _below_the_head(source.variables, learner)
+    grafted = pretrained.graft(variables, taken, reset=reset, all_used=True)
     progress.say(
         f"from {source.name}: {len(grafted.loaded)} tensors loaded, {len(grafted.reset)} reset "
         f"({', '.join(grafted.reset)}), {len(grafted.unused)} unused"
@@ -84,6 +91,17 @@ def _start_from(source: Source, learner: Learner, variables: Any, *, reset: Sequ
     if never:
         progress.say(f"[yellow]{', '.join(never)}: reset and frozen, so never learnt; is a rule too wide?[/yellow]")
     return grafted.variables
+
+
+def _below_the_head(variables: Any, learner: Learner) -> Any:
+    """Without the levels above the one that the learner's head is on."""
+    level = learner.options.get("head_level")
+    if not level:
+        return variables
+    kept = models.levels(learner.model, learner.takes.shape)
+    everything = traverse_util.flatten_dict(variables, sep="/")  # "params/backbone/stage1/..."
+    kept = {path: v for path, v in everything.items() if path.split("/")[1] == "head" or path.split("/")[2] in kept}
+    return traverse_util.unflatten_dict(kept, sep="/")
 
 
 def _source(config: ConfigDict) -> Source | None:
