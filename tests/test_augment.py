@@ -40,7 +40,7 @@ def everything():
 
 
 def test_off_is_the_identity_without_an_operation():
-    assert set(EVERYTHING) == set(inspect.signature(make_augment).parameters) - {"unknown"}
+    assert set(EVERYTHING) == set(inspect.signature(make_augment).parameters) - {"unknown", "dihedral"}  # not square
     for options in ({}, dict.fromkeys(EVERYTHING, 0), {"magnitude": 0.5}):
         assert not jax.make_jaxpr(make_augment(**options))(KEY, IMAGES, SLOTS).eqns
 
@@ -118,6 +118,14 @@ def test_flip_mirrors_half():
     mirrored = (result == images[:, :, ::-1]).all((1, 2, 3))
     np.testing.assert_array_equal(result[~mirrored], images[~mirrored])
     assert 16 < mirrored.sum() < 48
+
+
+def test_dihedral_shows_each_symmetry_of_the_square_as_often():
+    square = np.arange(1, 17, dtype=np.float32).reshape(4, 4, 1) / 16
+    symmetries = np.stack([np.rot90(side, turns) for side in (square, square[::-1]) for turns in range(4)])
+    result = run(jnp.tile(square, (400, 1, 1, 1)), dihedral=True)
+    which = (result[:, None] == symmetries).all((2, 3, 4))  # [400, 8]
+    assert (which.sum(1) == 1).all() and (30 < which.sum(0)).all() and (which.sum(0) < 75).all()
 
 
 SQUARE = np.arange(1, 17, dtype=np.float32).reshape(4, 4, 1) / 16
@@ -247,6 +255,7 @@ def test_to_float():
         ({"magnitude": 1.1}, "augment.magnitude is 1.1: it must be in 0..1"),
         ({"brightness": float("nan")}, "augment.brightness is nan"),
         ({"flip": "yes"}, "augment.flip is 'yes'"),
+        ({"dihedral": 2}, "augment.dihedral is 2"),
     ],
 )
 def test_wrong_options(options, message):
@@ -258,6 +267,11 @@ def test_wrong_options(options, message):
 def test_options_too_large_for_the_images(name):
     with pytest.raises(UserError, match=f"augment.{name} is 6: images of 6x7 need less"):
         run(**{name: 6})
+
+
+def test_quarter_turns_need_squares():
+    with pytest.raises(UserError, match=r"turns images by 90 degrees: those of \[64, 6, 7, 1\] are not square"):
+        run(dihedral=True)
 
 
 def test_wrong_images():

@@ -25,7 +25,7 @@ RAND_OPS = GEOMETRIC_OPS + COLOR_OPS
 # instead of 3 (CPU, measured). A draw is a function of its place here, whichever knobs are on: append only.
 _DRAWS = ("flip", "crop_row", "crop_column", "rotate", "scale", "shear_row", "shear_column", "shift_row")
 _DRAWS += ("shift_column", "contrast", "brightness", "cutout_row", "cutout_column")
-_DRAWS += ("translate_row", "translate_column")
+_DRAWS += ("translate_row", "translate_column", "dihedral")
 
 # The largest value of each knob; whole numbers are bounded by the images' size.
 _WHOLE = ("shift", "crop", "cutout", "rand_augment")
@@ -43,6 +43,7 @@ def make_augment(
     shift: int = 0,
     crop: int = 0,
     flip: bool = False,
+    dihedral: bool = False,
     rotate: float = 0.0,
     scale: float = 0.0,
     shear: float = 0.0,
@@ -57,13 +58,15 @@ def make_augment(
 ) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
     """Builds `augment(key, images, slots) -> images`. Everything is off by default, and what is off adds no operation.
 
-    What is on is applied in this order: flip, crop, the colour operations of rand_augment, contrast, brightness, the
+    What is on is applied in this order: flip, dihedral, crop, the colour operations of rand_augment, contrast, brightness, the
     warp (rand_augment, rotate, scale, shear, translate, shift), noise, cutout; then the result is clipped to [0, 1].
 
     Args:
       shift: translation by a whole number of pixels up to this many each way, filled with 0.
       crop: pads this many pixels by reflection and crops at random (after He et al. 2016, section 4.2, who pad with 0).
       flip: mirrors left and right with probability 1/2.
+      dihedral: one of the eight symmetries of the square, each as likely: mirrors and quarter turns, for square images
+        that have no up and down, such as tissue, satellite images or solar cells.
       rotate: up to this many degrees either way.
       scale: zooms by a factor in 1 - scale .. 1 + scale.
       shear: moves columns, and rows, by up to this many pixels for each pixel from the centre.
@@ -100,9 +103,10 @@ def make_augment(
         "contrast": contrast,
     }
     _check_options(options | {"magnitude": magnitude}, unknown)
-    if flip not in (False, True):
-        raise UserError(f"augment.flip is {flip!r}: it must be True or False")
-    if not (flip or any(options.values())):
+    for name, value in {"flip": flip, "dihedral": dihedral}.items():
+        if value not in (False, True):
+            raise UserError(f"augment.{name} is {value!r}: it must be True or False")
+    if not (flip or dihedral or any(options.values())):
         return lambda key, images, slots: images
 
     def one(key: jax.Array, image: jax.Array) -> jax.Array:
@@ -113,6 +117,11 @@ def make_augment(
         window = lambda name, size: jnp.floor(pair(name) * (2 * size + 1)).astype(int)  # 0 .. 2 size
         if flip:
             image = jnp.where(draws["flip"] < 0.5, image[:, ::-1], image)
+        if dihedral:
+            which = jnp.floor(8 * draws["dihedral"]).astype(int)
+            image = jnp.where(which & 1, image[::-1], image)
+            image = jnp.where(which & 2, image[:, ::-1], image)
+            image = jnp.where(which & 4, image.swapaxes(0, 1), image)
         if crop:
             padded = jnp.pad(image, ((crop, crop), (crop, crop), (0, 0)), mode="reflect")
             image = jax.lax.dynamic_slice(padded, (*window("crop", crop), 0), image.shape)
@@ -149,6 +158,10 @@ def make_augment(
             raise UserError(
                 f"augment takes floating images [B, H, W, C] and slots [B], not {images.dtype} {images.shape} and "
                 f"{slots.shape}: see to_float"
+            )
+        if dihedral and images.shape[1] != images.shape[2]:
+            raise UserError(
+                f"augment.dihedral turns images by 90 degrees: those of {list(images.shape)} are not square"
             )
         for name in ("shift", "crop", "cutout"):
             if options[name] >= min(images.shape[1:3]):
