@@ -270,7 +270,7 @@ def test_options_too_large_for_the_images(name):
 
 
 def test_quarter_turns_need_squares():
-    with pytest.raises(UserError, match=r"turns images by 90 degrees: those of \[64, 6, 7, 1\] are not square"):
+    with pytest.raises(UserError, match=r"turns images by 90 degrees: \[64, 6, 7, 1\] are not square"):
         run(dihedral=True)
 
 

@@ -58,8 +58,9 @@ def make_augment(
 ) -> Callable[[jax.Array, jax.Array, jax.Array], jax.Array]:
     """Builds `augment(key, images, slots) -> images`. Everything is off by default, and what is off adds no operation.
 
-    What is on is applied in this order: flip, dihedral, crop, the colour operations of rand_augment, contrast, brightness, the
-    warp (rand_augment, rotate, scale, shear, translate, shift), noise, cutout; then the result is clipped to [0, 1].
+    What is on is applied in this order: flip, dihedral, crop, the colour operations of rand_augment, contrast,
+    brightness, the warp (rand_augment, rotate, scale, shear, translate, shift), noise, cutout; then the result is
+    clipped to [0, 1].
 
     Args:
       shift: translation by a whole number of pixels up to this many each way, filled with 0.
