@@ -1,5 +1,8 @@
 """Strategies: a regime's name in place of its rules, on a run that starts from another run's weights."""
 
+import dataclasses
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -9,7 +12,8 @@ from tlx import report
 from tlx.checkpoint import restore_variables
 from tlx.errors import UserError
 from tlx.pretrained import load_run
-from tlx.recipes import supervised
+from tlx.recipes import strategy, supervised
+from tlx.workdir import read_json
 
 MODEL = {"name": "cnn", "widths": (4, 6), "dense": 8, "dropout": 0.3}
 RATES = {"backbone": {"learning_rate": 1e-3}, "head": {"learning_rate": 1e-2}}
@@ -87,7 +91,7 @@ def test_a_strategy_is_nothing_but_its_rules(source, tmp_path):
     ("changes", "message"),
     [
         ({"strategy": "ful"}, r"regime 'ful' is unknown \(did you mean 'full'\?\)"),
-        ({"optim.rules": ((".*", "head"),)}, "and optim.rules say who learns as well"),
+        ({"optim.rules": ((".*", "head"),)}, "and optim.rules say who learns too"),
         ({"optim": config_lib.optim()}, "optim.groups must be backbone and head, and not all"),
         ({"init.run": ""}, "nothing to start from: set init.run or init.weights"),
         ({"cut": "stage1"}, "only partial and early have a cut"),
@@ -98,3 +102,14 @@ def test_bad_strategies_begin_nothing(source, changes, message, tmp_path):
     with pytest.raises(UserError, match=message):
         supervised.run(adapt(source, **{"strategy": "full"} | changes), tmp_path / "run")
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_auto_is_the_regime_that_it_chooses(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(strategy, "LIMIT", 20)
+    auto = supervised.run(adapt(source, "auto"), tmp_path / "auto")
+    record = read_json(tmp_path / "auto" / "strategy.json")
+    named = supervised.run(adapt(source, record["choice"]["regime"]), tmp_path / "named")
+    assert auto["selected"]["digest"] == named["selected"]["digest"]
+    facts = supervised.facts(adapt(source, "auto"))  # without a run: the same
+    assert json.loads(json.dumps(dataclasses.asdict(facts))) == record["facts"]
+    assert (facts.labels_per_class, facts.top.examples, facts.parameters) == (6, 20, 462)

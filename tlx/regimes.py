@@ -39,7 +39,7 @@ def regime(
       name: a key of REGIMES.
       levels: the model's, from input to output (`tlx.models.levels`).
       cut: for "partial", the last level that is frozen; for "early", the level that the head is on, the model's
-        `head_level`, which is the caller's to set; "" = the middle one.
+        `head_level`, which is the caller's to set; "" = see `cut_level`.
       backbone, head: options of the two groups, as `tlx.optim.GROUP_DEFAULTS` has them.
 
     Returns:
@@ -61,7 +61,7 @@ def regime(
     if name == "scratch":
         return ((r".*", "head"),), {"head": head}
     if name == "partial":
-        frozen = "|".join(map(re.escape, levels[: list(levels).index(cut_level(cut, levels)) + 1]))
+        frozen = "|".join(map(re.escape, levels[: list(levels).index(cut_level(name, levels, cut)) + 1]))
         return ((rf"backbone/({frozen})/.*", "frozen"), *both), {"backbone": backbone, "head": head}
     if name == "gradual":
         return _gradual(levels, backbone, head)
@@ -75,10 +75,14 @@ def regime(
     return both, {"backbone": extra | backbone, "head": head}
 
 
-def cut_level(cut: str, levels: Sequence[str]) -> str:
-    """Where a regime is cut: at `cut`, or the middle level; raises UserError if it is no level, or the last."""
-    if not cut:
-        return levels[(len(levels) - 1) // 2]
+def cut_level(name: str, levels: Sequence[str], cut: str = "") -> str:
+    """Where a regime is cut: at `cut`, or where it usually is; raises UserError if that is no level, or the last.
+
+    "partial" leaves the upper half to learn; "early" leaves out the last level, the one that is most about the classes
+    of the source.
+    """
+    if not cut and len(levels) > 1:
+        return levels[(len(levels) - 1) // 2] if name == "partial" else levels[-2]
     if cut not in levels[:-1]:
         raise UserError(
             f"cut is {cut!r}{did_you_mean(cut, levels)}: it must be a level with others above it, of "

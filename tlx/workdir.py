@@ -24,6 +24,7 @@ from tlx.errors import UserError
 # All that a run makes. `--overwrite` removes these and nothing else, whatever folder it was pointed at.
 OWN = (
     *("config.json", "task.json", "splits.json", "result.json", "metrics.jsonl", "report.html", "gallery.npz"),
+    "strategy.json",
     *("checkpoints", "phases", "pseudo_labels", "tensorboard", "plots", "features"),
 )
 

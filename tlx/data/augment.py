@@ -161,9 +161,7 @@ def make_augment(
                 f"{slots.shape}: see to_float"
             )
         if dihedral and images.shape[1] != images.shape[2]:
-            raise UserError(
-                f"augment.dihedral turns images by 90 degrees: those of {list(images.shape)} are not square"
-            )
+            raise UserError(f"augment.dihedral turns images by 90 degrees: {list(images.shape)} are not square")
         for name in ("shift", "crop", "cutout"):
             if options[name] >= min(images.shape[1:3]):
                 size = "x".join(map(str, images.shape[1:3]))

@@ -200,7 +200,7 @@ def make_learner(
 
     Args:
       run: the run.
-      role: "teacher", "student": what the table is titled with.
+      role: "teacher", "student": what the table is titled with; "" = without the table.
       section: as `tlx.config.learner` makes it: `model`, options of `models.build`; `optim`, of `make_optimizer`;
         `train`; and `augment`, of `make_augment`, for the training view.
       make_step: a factory of `tlx.steps`, with what is special to it bound.
@@ -232,9 +232,9 @@ def make_learner(
         batch_stats=shapes.get("batch_stats", {}),
         ramp=run.ramp,
     )
-    progress.say(
-        progress.table(f"{role} ({options['name']}): who learns how", optim.group_table(shapes["params"], made))
-    )
+    if role:
+        title = f"{role} ({options['name']}): who learns how"
+        progress.say(progress.table(title, optim.group_table(shapes["params"], made)))
     view, start = make_view(**section.augment), ""
     if cache and cache["features"]:
         start = feature_cache.cut(

@@ -8,12 +8,12 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from tlx import config as config_lib
-from tlx import models, optim, pretrained, progress, steps
+from tlx import freeze_rule, models, optim, pretrained, progress, steps
 from tlx.errors import UserError
 from tlx.recipes import strategy
 from tlx.recipes.features import on_features
 from tlx.recipes.learner import Learner, make_learner
-from tlx.recipes.run import Run, finish, finished, open_run
+from tlx.recipes.run import Run, finish, finished, open_run, prepare
 
 Source = pretrained.TrainedRun | pretrained.Published
 
@@ -29,9 +29,10 @@ def default_config() -> ConfigDict:
         "image_size": 0,  # the side of what the network takes; 0 = the published size
         "reset": ("head/.*",),  # what begins anew all the same
     }
-    # Who learns: "" = as optim.rules say; or a regime of `tlx.regimes`, with the groups "backbone" and "head" in optim
+    # Who learns: "" = as optim.rules say; a regime of `tlx.regimes`, for the groups "backbone" and "head"; or "auto":
+    # `tlx.freeze_rule` chooses one, from the number of labels and how well the pre-trained features suit the task.
     config.strategy = ""
-    config.cut = ""  # the level that "partial" freezes up to, or that "early" puts the head on; "" = the middle one
+    config.cut = ""  # the level that "partial" freezes up to, or that "early" puts the head on; "" = the usual one
     config.cache = {
         # Compute what lies below a frozen level once, keep it, and train on it; with a strategy, where it freezes one.
         "features": False,
@@ -57,12 +58,13 @@ def build(run: Run) -> tuple[Learner, dict[str, Any]]:
     config, source = run.config, _source(run.config)
     takes = source.takes if source else None
     if config.strategy:
-        config = strategy.write_out(config, image_shape=(takes or run.takes).shape, pretrained=source is not None)
+        config = _written_out(run, source)
     cache = config.cache if run.workdir else None  # a range test has no folder to keep anything in
     learner = make_learner(run, "network", config, takes=takes, make_step=steps.make_supervised_step, cache=cache)
-    variables = learner.init("train")
     if source:
-        variables = _start_from(source, learner, variables, reset=config.init.reset)
+        grafted = _graft(source, learner, reset=config.init.reset)
+        _say_start(source, learner, grafted)
+    variables = grafted.variables if source else learner.init("train")
     store, index = run.labeled_store(), run.splits.labeled
     if learner.start:
         learner, store, index = on_features(
@@ -75,13 +77,43 @@ def build(run: Run) -> tuple[Learner, dict[str, Any]]:
     }
 
 
-def _start_from(source: Source, learner: Learner, variables: Any, *, reset: Sequence[str]) -> Any:
-    """The source's weights in the learner's network, and what is to be said of it before step 1."""
-    taken = _below_the_head(source.variables, learner)
-    grafted = pretrained.graft(variables, taken, reset=reset, all_used=True)
+def facts(config: Mapping[str, Any]) -> freeze_rule.Facts:
+    """What `strategy = "auto"` would decide on, without a run; see `tlx.freeze_rule`."""
+    run = prepare(config_lib.resolve(config, default_config()))
+    return strategy.gather(*_linear(run, _source(run.config)))
+
+
+def _written_out(run: Run, source: Source | None) -> ConfigDict:
+    """The run's config without a strategy, which is replaced by what it stands for."""
+    name = run.config.strategy
+    return _as_regime(run, source, strategy.choose(*_linear(run, source)).regime if name == strategy.AUTO else name)
+
+
+def _as_regime(run: Run, source: Source | None, name: str) -> ConfigDict:
+    shape = (source.takes if source else run.takes).shape
+    return strategy.write_out(run.config, name, image_shape=shape, pretrained=source is not None)
+
+
+def _linear(run: Run, source: Source | None) -> tuple[Learner, Any]:
+    """The network that evidence is gathered with, a new head on a frozen backbone, and what it starts from."""
+    config = _as_regime(run, source, "linear")
+    learner = make_learner(run, "", config, takes=source.takes, make_step=steps.make_supervised_step)
+    return learner, _graft(source, learner, reset=config.init.reset).variables
+
+
+def _graft(source: Source, learner: Learner, *, reset: Sequence[str]) -> pretrained.Grafted:
+    """The source's weights, up to the level that the head is on, in the learner's fresh network."""
+    return pretrained.graft(
+        learner.init("train"), _below_the_head(source.variables, learner), reset=reset, all_used=True
+    )
+
+
+def _say_start(source: Source, learner: Learner, grafted: pretrained.Grafted) -> None:
+    """What is to be said of it before step 1."""
+    named = f" ({', '.join(grafted.reset)})" if 0 < len(grafted.reset) <= 4 else ""
     progress.say(
-        f"from {source.name}: {len(grafted.loaded)} tensors loaded, {len(grafted.reset)} reset "
-        f"({', '.join(grafted.reset)}), {len(grafted.unused)} unused"
+        f"from {source.name}: {len(grafted.loaded)} tensors loaded, {len(grafted.reset)} reset{named}, "
+        f"{len(grafted.unused)} unused"
     )
     adapted = source.takes.differs(learner.run.dataset.image_shape)
     if adapted:
@@ -90,7 +122,6 @@ def _start_from(source: Source, learner: Learner, variables: Any, *, reset: Sequ
     never = [path for path in grafted.reset if labels.get(path) == optim.FROZEN]
     if never:
         progress.say(f"[yellow]{', '.join(never)}: reset and frozen, so never learnt; is a rule too wide?[/yellow]")
-    return grafted.variables
 
 
 def _below_the_head(variables: Any, learner: Learner) -> Any:

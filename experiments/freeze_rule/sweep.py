@@ -1,0 +1,19 @@
+"""The grid of the freeze rule: `python -m tlx.sweep experiments/freeze_rule/sweep.py`, from the project's root."""
+
+from experiments.freeze_rule.config import REGIMES, SOURCES, STEPS, TASKS
+from tlx.sweep import Variant
+
+CONFIG = "experiments/freeze_rule/config.py"
+VARIANTS = [Variant(f"source: {name}", CONFIG, f"task={name},labels=0") for name in SOURCES]
+VARIANTS += [
+    Variant(
+        f"{task}, {labels or 'all'} labels: {regime}",
+        CONFIG,
+        f"task={task},labels={labels},regime={regime}",
+        seeds=range(3),
+    )
+    for task in TASKS
+    for labels in STEPS
+    for regime in REGIMES
+]
+FIGURES = {"test": "figures.test_accuracy", "validation": "figures.validation_accuracy"}
