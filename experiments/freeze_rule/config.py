@@ -3,7 +3,8 @@
     python -m tlx.main --config=experiments/freeze_rule/config.py:task=mnist_to_fashion,labels=20,regime=full \
         --workdir=runs/cell
 
-A task's source is a run (its sweep's rows "source: ...") or ImageNet's EfficientNet-Lite0. All regimes of a cell share
+A task's source is a run (its sweep's rows "source: ...") or ImageNet's EfficientNet-Lite0; `imagenet_to_fashion` needs
+`python -m experiments.freeze_rule.prepare`. The grid's sixth task, solar cells, is `experiments/elpv`. All regimes of a cell share
 data, network, steps, batch size and rates; nothing was tuned for one of them.
 """
 
@@ -43,7 +44,6 @@ TASKS = {
     "mnist_to_fashion": Task("fashion_mnist", (), CNN, "mnist"),
     "clothes_to_shoes_and_bags": Task("fashion_mnist", SHOES_AND_BAGS, CNN, "clothes"),
     "imagenet_to_fashion": Task("fashion_small", (), LITE, "imagenet", 96),
-    "imagenet_to_elpv": Task("elpv", (), LITE, "imagenet", 224),
 }
 STEPS = {5: 150, 20: 250, 100: 400, 0: 1000}  # labels a class -> steps; 0 = all labels
 REGIMES = ("linear", "early", "partial", "lp_ft", "full", "scratch")
@@ -68,10 +68,9 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.data.update(classes=task.classes, labels_per_class=arg.labels)
     if task.data == "digits":
         c.data.validation = 150
-    elif task.data == "elpv":
-        c.data.update(name="folder", folder=f"{arg.data}/elpv", image_size=task.size, channels=3, validation=0.15)
     else:
-        c.data.update(name="idx", idx_dir=f"{arg.data}/{task.data}")
+        folder = "runs/data" if task.data == "fashion_small" else arg.data
+        c.data.update(name="idx", idx_dir=f"{folder}/{task.data}")
     c.model = task.model
     rates = {"weight_decay": 0.01, "warmup": 0.1}
     c.train.update(steps=STEPS[arg.labels], batch_size=16 if 0 < arg.labels <= 20 else 64)

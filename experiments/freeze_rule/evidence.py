@@ -17,7 +17,7 @@ SEEDS = range(3)
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.freeze_rule.evidence", description=__doc__)
-    parser.add_argument("--data", default="../shared/data", help="the folder of mnist/, fashion_mnist/, elpv/, ...")
+    parser.add_argument("--data", default="../shared/data", help="the folder of mnist/ and fashion_mnist/")
     parser.add_argument("--tasks", nargs="*", default=list(TASKS), choices=list(TASKS))
     options = parser.parse_args()
     records = read_json(PATH) if PATH.exists() else []
