@@ -4,8 +4,8 @@
         --workdir=runs/cell
 
 A task's source is a run (its sweep's rows "source: ...") or ImageNet's EfficientNet-Lite0; `imagenet_to_fashion` needs
-`python -m experiments.freeze_rule.prepare`. The grid's sixth task, solar cells, is `experiments/elpv`. All regimes of a cell share
-data, network, steps, batch size and rates; nothing was tuned for one of them.
+`python -m experiments.freeze_rule.prepare`. The grid's sixth task, solar cells, is `experiments/elpv`. All regimes of a
+cell share data, network, steps, batch size and rates; nothing was tuned for one of them.
 """
 
 import dataclasses
@@ -50,7 +50,7 @@ REGIMES = ("linear", "early", "partial", "lp_ft", "full", "scratch")
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """`arg`: task=a key of TASKS or SOURCES, labels=20 (a class; 0 = all), regime=full, data=../shared/data, seed=0."""
+    """`arg`: task=of TASKS or SOURCES, labels=20 (a class; 0 = all), regime=full, data=../shared/data, seed=0."""
     arg = tlx_config.parse_arg(
         arg,
         task="digits_0_4_to_5_9",

@@ -1,6 +1,5 @@
 """Writes runs/data/fashion_small: a tenth of Fashion-MNIST's training images and a fifth of its test images.
 
-
     python -m experiments.freeze_rule.prepare --data=../shared/data
 
 600 and 200 of each class: EfficientNet-Lite0 on all 70,000 would take hours on a CPU, in every run.
