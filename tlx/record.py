@@ -16,13 +16,18 @@ from tlx.workdir import read_json
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a run's folder says. `metrics` has one entry for each (phase, step); `result` is None until the run ends."""
+    """What a run's folder says.
+
+    `metrics` has one entry for each (phase, step); `result` is None until the run ends; `strategy` is None unless the
+    freeze rule chose one.
+    """
 
     path: pathlib.Path
     config: dict[str, Any]
     metrics: list[dict[str, Any]]
     result: dict[str, Any] | None
     gallery: dict[str, np.ndarray]
+    strategy: dict[str, Any] | None = None
 
     def get(self, key: str, default: Any = None) -> Any:
         """`key` of the result, else of the config: `name`, `recipe`, `seed`, `rounds`, `figures`, ..."""
@@ -47,7 +52,14 @@ def load(run_dir: str | pathlib.Path) -> Run:
     for name, value in (("config.json", config), ("result.json", result)):
         if not isinstance(value, dict | None):
             raise UserError(f"{path / name} holds a {type(value).__name__}, not an object: restore it or run again")
-    return Run(path, config or {}, _read_metrics(path / "metrics.jsonl"), result, _read_gallery(path / "gallery.npz"))
+    return Run(
+        path=path,
+        config=config or {},
+        metrics=_read_metrics(path / "metrics.jsonl"),
+        result=result,
+        gallery=_read_gallery(path / "gallery.npz"),
+        strategy=read_json(path / "strategy.json") if (path / "strategy.json").exists() else None,
+    )
 
 
 def _read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:

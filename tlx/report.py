@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from tlx import compare, page, plots, record
+from tlx import compare, freeze_rule, page, plots, record
 from tlx.errors import UserError
 from tlx.record import Run
 
@@ -133,6 +133,24 @@ def _rounds(run: Run, draw: Callable) -> page.Html:
         "test figures are only reported.</p>",
         page.table(_ROUND_HEAD, rows, numeric=(0, 3, 4, 5), dim=refused),
         draw("rounds", plots.rounds(rounds, intervals), caption + "The axis spans at least 10 points."),
+    )
+
+
+def _strategy(run: Run, draw: Callable) -> page.Html:
+    if run.strategy is None:
+        return page.Html()
+    choice = run.strategy["choice"]
+    said = (
+        f"The freeze rule chose “{choice['regime']}” ({choice['quadrant']}): {choice['why']} Next best: "
+        f"“{choice['runner_up']}”."
+    )
+    rows = [tuple(row.values()) for row in freeze_rule.rows(run.strategy["facts"])]
+    note = "Computed from labelled training images alone. A figure for shuffled labels is what chance gives."
+    return page.section(
+        "Strategy",
+        f"<p>{page.text(said)}</p>",
+        page.table(("figure", "value", "for shuffled labels"), rows, numeric=[1, 2]),
+        f"<p class=note>{note}</p>",
     )
 
 
@@ -287,7 +305,7 @@ def _provenance(run: Run, draw: Callable) -> page.Html:
     return page.section("Provenance", *parts, page.table([], [*rows, ("versions", versions), ("folder", run.path)]))
 
 
-SECTIONS = (_headline, _rounds, _curves, _confusion, _gallery, _config, _provenance)
+SECTIONS = (_headline, _strategy, _rounds, _curves, _confusion, _gallery, _config, _provenance)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

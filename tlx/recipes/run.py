@@ -26,6 +26,7 @@ from ml_collections import ConfigDict
 import tlx
 from tlx import config as config_lib
 from tlx import loop, metrics, models, parallel, progress, report
+from tlx.class_scores import macro_scores
 from tlx.data import reader, source, splits
 from tlx.errors import UserError
 from tlx.preemption import Preemption
@@ -217,7 +218,7 @@ def finish(run: Run, trained: "Trained", **more: Any) -> dict[str, Any]:
         "recipe": run.config.recipe,
         "name": run.config.name,
         "seed": run.config.seed,
-        "figures": trained.figures,
+        "figures": trained.figures | {f"test_{name}": v for name, v in macro_scores(labels, logits).items()},
         **more,
         "confusion": confusion,
         "class_names": run.dataset.class_names,
