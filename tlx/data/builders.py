@@ -84,22 +84,22 @@ class Idx(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         Raises:
           UserError: a folder or a file is missing, broken, or at odds with its companion.
         """
-        self._arrays = read_idx_dir(idx_dir)
-        config = tfds.core.BuilderConfig(name=config_name(idx_dir, _digest(self._arrays)))
+        arrays = read_idx_dir(idx_dir)
+        # Only what is known of them is kept: tfds keeps every builder alive, and a sweep makes one a run.
+        self._idx_dir = idx_dir
+        self._image_shape = arrays["train"][0].shape[1:]
+        self._num_classes = 1 + max(int(labels.max()) for _, labels in arrays.values())
+        self.num_images = sum(len(labels) for _, labels in arrays.values())
+        config = tfds.core.BuilderConfig(name=config_name(idx_dir, _digest(arrays)))
         with quiet():  # tfds warns about every config that is not written into the class
             super().__init__(data_dir=os.fspath(data_dir), config=config, file_format="array_record")
 
-    @property
-    def num_images(self) -> int:
-        return sum(len(labels) for _, labels in self._arrays.values())
-
     def _info(self) -> tfds.core.DatasetInfo:
-        shape = self._arrays["train"][0].shape[1:]
-        num_classes = 1 + max(int(labels.max()) for _, labels in self._arrays.values())
-        return info(self, "IDX files", (*shape, 1), num_classes=num_classes)
+        return info(self, "IDX files", (*self._image_shape, 1), num_classes=self._num_classes)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-        return {split: self._generate_examples(*arrays) for split, arrays in self._arrays.items()}
+        arrays = read_idx_dir(self._idx_dir)
+        return {split: self._generate_examples(*pair) for split, pair in arrays.items()}
 
     def _generate_examples(self, images: np.ndarray, labels: np.ndarray) -> Iterator:
         return _examples(images, labels, self.bar)
