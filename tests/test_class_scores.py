@@ -6,7 +6,9 @@ import pytest
 from tlx.class_scores import macro_scores
 
 LABELS = np.array([0, 0, 0, 1, 1, 2])
-LOGITS = np.log([[0.7, 0.2, 0.1], [0.6, 0.1, 0.3], [0.2, 0.5, 0.3], [0.1, 0.8, 0.1], [0.5, 0.4, 0.1], [0.15, 0.25, 0.6]])
+LOGITS = np.log(
+    [[0.7, 0.2, 0.1], [0.6, 0.1, 0.3], [0.2, 0.5, 0.3], [0.1, 0.8, 0.1], [0.5, 0.4, 0.1], [0.15, 0.25, 0.6]]
+)
 
 
 def test_macro_scores_by_hand():

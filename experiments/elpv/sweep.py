@@ -1,0 +1,17 @@
+"""Solar cells: regimes x label budgets x seeds: `python -m tlx.sweep experiments/elpv/sweep.py`."""
+
+from experiments.elpv.config import REGIMES, STEPS
+from tlx.sweep import Variant
+
+CONFIG = "experiments/elpv/config.py"
+VARIANTS = [
+    Variant(f"{labels or 'all'} labels: {regime}", CONFIG, f"labels={labels},regime={regime}", seeds=range(3))
+    for labels in (20, 100, 0, 5)
+    for regime in (*REGIMES, "auto")
+]
+FIGURES = {
+    "test": "figures.test_accuracy",
+    "macro-F1": "figures.test_macro_f1",
+    "macro-AUC": "figures.test_macro_auc",
+    "validation": "figures.validation_accuracy",
+}
