@@ -1,6 +1,6 @@
 """Solar cells: regimes x label budgets x seeds: `python -m tlx.sweep experiments/elpv/sweep.py`."""
 
-from experiments.elpv.config import REGIMES, STEPS
+from experiments.elpv.config import REGIMES
 from tlx.sweep import Variant
 
 CONFIG = "experiments/elpv/config.py"
