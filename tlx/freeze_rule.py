@@ -1,4 +1,13 @@
-"""The freeze rule: what to let learn, from the number of labels and how well the pre-trained features suit the task."""
+"""The freeze rule: what to let learn, from the number of labels, how well the pre-trained features suit, and the model.
+
+Two questions make four quadrants. *How many labels?* Few labels a class cannot move many weights without harm. *How
+similar is the task to the source?* The measure is what pre-training gains: the accuracy of a linear probe on the
+pre-trained features less that on the same network's random ones. (Probes and kNN against shuffled labels, the H-score
+and LogME are shown as well; on the calibration tasks none told better than the gain when to start from scratch.)
+
+In each quadrant one option was best on the calibration tasks of `experiments/freeze_rule`, where the rule's regret on
+other tasks is measured.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -8,6 +17,12 @@ from tlx.transferability import Evidence
 
 # The regimes that the rule chooses among, keys of `tlx.regimes.REGIMES`.
 CANDIDATES = ("linear", "early", "partial", "lp_ft", "full", "scratch")
+# A head alone is one option: it goes where its probe is better, "linear" or "early".
+OPTIONS = ("head", "partial", "lp_ft", "full", "scratch")
+QUADRANTS = ("small and similar", "small and different", "large and similar", "large and different")
+# The most parameters of a backbone a labelled image that "scratch" is trusted with. Set beforehand, and not calibrated:
+# the calibration tasks' small networks have at most 4,000, and the large one is best from its weights anyway.
+SCRATCH_PARAMETERS = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +43,46 @@ class Facts:
     early: float
     random: float
 
+    @property
+    def gain(self) -> float:
+        """Of pre-training, in probe accuracy."""
+        return self.top.probe.value - self.random
+
+    @property
+    def parameters_per_image(self) -> float:
+        return self.parameters / (self.labels_per_class * self.top.classes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Constants:
+    """What is calibrated.
+
+    Attributes:
+      large: labels a class from which on the data are "large".
+      similar: gain from which on the task is "similar".
+      quadrants: quadrant -> its best and second best option.
+    """
+
+    large: float
+    similar: float
+    quadrants: Mapping[str, tuple[str, str]]
+
+
+CALIBRATED = Constants(
+    large=50.0,
+    similar=0.1,
+    quadrants={
+        "small and similar": ("head", "lp_ft"),
+        "small and different": ("scratch", "full"),
+        "large and similar": ("full", "partial"),
+        "large and different": ("scratch", "full"),
+    },
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """A regime, the second best, the quadrant ("small and similar", ...), and the reason in a sentence."""
+    """A regime, the runner-up, the quadrant, and the reason in a sentence."""
 
     regime: str
     runner_up: str
@@ -39,13 +90,44 @@ class Choice:
     why: str
 
 
-def choose(facts: Facts) -> Choice:
+def choose(facts: Facts, constants: Constants = CALIBRATED) -> Choice:
     """The rule."""
-    return Choice("full", "lp_ft", "-", "-")
+    where = quadrant(facts, constants)
+    options = [option for option in constants.quadrants[where] if option != "scratch" or _can_start_anew(facts)]
+    options += [option for option in ("head", "lp_ft") if option not in options]  # where "scratch" is out of reach
+    first, second = (regime_of(option, facts) for option in options[:2])
+    size, _, likeness = where.partition(" and ")
+    why = (
+        f"{facts.labels_per_class:.4g} labels a class are {'few' if size == 'small' else 'many'} (the rule's line is "
+        f"{constants.large:g}), and pre-training gains {100 * facts.gain:+.1f} points of probe accuracy over random "
+        f"weights, so the task is {likeness} (its line is {100 * constants.similar:+.1f})"
+    )
+    if options[0] != constants.quadrants[where][0]:
+        why += f"; {facts.parameters_per_image:,.0f} parameters a labelled image are too many to start from scratch"
+    if options[0] == "head":
+        why += f"; a probe is right on {facts.early:.1%} at the earlier level, {facts.top.probe.value:.1%} at the top"
+    return Choice(first, second, where, why + ".")
+
+
+def quadrant(facts: Facts, constants: Constants) -> str:
+    """One of QUADRANTS."""
+    size = "large" if facts.labels_per_class >= constants.large else "small"
+    return f"{size} and {'similar' if facts.gain >= constants.similar else 'different'}"
+
+
+def regime_of(option: str, facts: Facts) -> str:
+    """The regime of an option."""
+    if option == "head":
+        return "early" if facts.early > facts.top.probe.value else "linear"
+    return option
+
+
+def _can_start_anew(facts: Facts) -> bool:
+    return facts.parameters_per_image <= SCRATCH_PARAMETERS
 
 
 def rows(facts: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The evidence as a table's rows: a figure, its value, what shuffled labels give, and how it is normalised.
+    """The evidence as a table's rows: a figure, its value, and what shuffled labels give.
 
     Args:
       facts: `Facts` as a dict, as it comes back from JSON.
@@ -55,15 +137,11 @@ def rows(facts: Mapping[str, Any]) -> list[dict[str, str]]:
     def show(figure: str, value: str, shuffled: str = "") -> None:
         shown.append({"figure": figure, "value": value, "shuffled labels": shuffled})
 
-    for name, key in (
-        ("probe accuracy", "probe"),
-        ("kNN accuracy", "knn"),
-        ("H-score", "h_score"),
-        ("LogME", "log_me"),
-    ):
+    names = {"probe": "probe accuracy", "knn": "kNN accuracy", "h_score": "H-score", "log_me": "LogME"}
+    for key, name in names.items():
         show(f"{name}, top", f"{top[key]['value']:.3f}", f"{top[key]['shuffled']:.3f}")
     show("probe accuracy, earlier level", f"{facts['early']:.3f}")
     show("probe accuracy, top, random weights", f"{facts['random']:.3f}")
     show("labels a class", f"{facts['labels_per_class']:.4g}")
-    show("parameters", f"{facts['parameters']:,}")
+    show("parameters of the backbone", f"{facts['parameters']:,}")
     return shown

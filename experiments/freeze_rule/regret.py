@@ -1,0 +1,172 @@
+"""Calibrates the freeze rule on some tasks and judges it on the others: `python -m experiments.freeze_rule.regret`.
+
+Reads the grid's accuracies (`results.json`, and experiments/elpv's) and evidence (`evidence.json`); trains nothing.
+Writes `regret.json` and the tables of README.md, and says if `tlx/freeze_rule.py` holds other constants.
+
+The regret of a strategy in a cell (task, labels a class) is the mean test accuracy of the best of the six regimes less
+the mean test accuracy of the regimes that the strategy chose, over the cell's seeds, in points. The best regime is
+found on the test set, by hindsight: it is a yardstick, and nothing is chosen by it but on the calibration tasks.
+"""
+
+import dataclasses
+import itertools
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from tlx import freeze_rule
+from tlx.freeze_rule import CANDIDATES, Facts
+from tlx.sweep import update_table
+from tlx.transferability import Evidence, Figure
+from tlx.workdir import read_json, write_json
+
+HERE = pathlib.Path(__file__).parent
+CALIBRATION = ("digits_0_4_to_5_9", "mnist_to_fashion", "imagenet_to_fashion")
+HELD_OUT = ("fashion_to_mnist", "clothes_to_shoes_and_bags", "imagenet_to_elpv")
+LABELS = (5, 20, 100, 0)
+BEGIN = "<!-- table: made by experiments.freeze_rule.regret -->"
+
+Cell = tuple[str, int]  # task, labels a class; 0 = all
+Accuracies = dict[Cell, dict[int, dict[str, float]]]  # seed -> regime -> test accuracy
+
+
+def load() -> tuple[Accuracies, dict[Cell, dict[int, Facts]]]:
+    """The cells that are complete: all six regimes and the evidence, for at least one seed."""
+    accuracies: Accuracies = {}
+    sources = ((HERE / "results.json", ""), (HERE.parent / "elpv" / "results.json", "imagenet_to_elpv, "))
+    for path, prefix in sources:
+        for record in read_json(path) if path.exists() else []:
+            where, _, regime = (prefix + record["variant"]).partition(": ")
+            if regime in CANDIDATES:
+                task, labels = where.removesuffix(" labels").split(", ")
+                cell = accuracies.setdefault((task, int(labels.replace("all", "0"))), {})
+                cell.setdefault(record["seed"], {})[regime] = record["figures"]["test"]
+    facts: dict[Cell, dict[int, Facts]] = {}
+    for record in read_json(HERE / "evidence.json"):
+        facts.setdefault((record["task"], record["labels"]), {})[record["seed"]] = read_facts(record["facts"])
+    whole: Accuracies = {}
+    for cell, seeds in sorted(accuracies.items(), key=lambda item: (item[0][0], LABELS.index(item[0][1]))):
+        kept = {s: a for s, a in seeds.items() if set(a) == set(CANDIDATES) and s in facts.get(cell, {})}
+        if kept:
+            whole[cell] = kept
+    return whole, facts
+
+
+def read_facts(record: Mapping[str, Any]) -> Facts:
+    """From JSON."""
+    top = {key: Figure(**value) if isinstance(value, dict) else value for key, value in record["top"].items()}
+    return Facts(**{**record, "top": Evidence(**top)})
+
+
+def regret(accuracies: Accuracies, cell: Cell, chosen: Callable[[int], Mapping[str, float]]) -> float:
+    """In points; `chosen(seed)` is the strategy's distribution over regimes."""
+    seeds = accuracies[cell]
+    best = max(np.mean([seeds[s][regime] for s in seeds]) for regime in CANDIDATES)
+    got = np.mean([sum(p * seeds[s][regime] for regime, p in chosen(s).items()) for s in seeds])
+    return 100 * float(best - got)
+
+
+def by_rule(facts: Mapping[int, Facts], constants: freeze_rule.Constants) -> Callable[[int], Mapping[str, float]]:
+    return lambda seed: {freeze_rule.choose(facts[seed], constants).regime: 1.0}
+
+
+def calibrate(accuracies: Accuracies, facts: Mapping) -> tuple[freeze_rule.Constants, float]:
+    """The constants with the lowest mean regret on the calibration tasks; of equals, the first.
+
+    Thresholds are tried from a short list, and in each quadrant every ranking of the regimes' mean regrets follows.
+    """
+    cells = [cell for cell in accuracies if cell[0] in CALIBRATION]
+    best: tuple[float, freeze_rule.Constants] | None = None
+    for large, similar in itertools.product((10.0, 50.0, 200.0), (0.0, 0.02, 0.05, 0.1)):
+        thresholds = freeze_rule.Constants(large=large, similar=similar, quadrants={})
+        rankings = {}
+        for quadrant in freeze_rule.QUADRANTS:
+            # Each seed of a cell votes in the quadrant that it is in.
+            votes = [
+                (cell, seed)
+                for cell in cells
+                for seed in accuracies[cell]
+                if freeze_rule.quadrant(facts[cell][seed], thresholds) == quadrant
+            ]
+            mean = {}
+            for option in freeze_rule.OPTIONS:
+                lost = [
+                    max(accuracies[c][s].values()) - accuracies[c][s][freeze_rule.regime_of(option, facts[c][s])]
+                    for c, s in votes
+                ]
+                mean[option] = np.mean(lost) if lost else np.inf
+            rankings[quadrant] = tuple(sorted(freeze_rule.OPTIONS, key=mean.get)) if votes else None
+        default = next(r for r in rankings.values() if r)
+        constants = dataclasses.replace(thresholds, quadrants={q: (r or default)[:2] for q, r in rankings.items()})
+        value = float(np.mean([regret(accuracies, cell, by_rule(facts[cell], constants)) for cell in cells]))
+        if best is None or value < best[0] - 1e-9:
+            best = value, constants
+    return best[1], best[0]
+
+
+def main() -> None:
+    accuracies, facts = load()
+    constants, _ = calibrate(accuracies, facts)
+    strategies: dict[str, Callable[[Cell], Callable]] = {
+        "the rule": lambda cell: by_rule(facts[cell], constants),
+        "always full": lambda cell: lambda s: {"full": 1.0},
+        "always frozen (linear)": lambda cell: lambda s: {"linear": 1.0},
+        "a coin": lambda cell: lambda s: dict.fromkeys(CANDIDATES, 1 / len(CANDIDATES)),
+    }
+    strategies |= {
+        f"always {r}": lambda cell, r=r: lambda s: {r: 1.0} for r in ("early", "partial", "lp_ft", "scratch")
+    }
+    rows = []
+    for cell, seeds in accuracies.items():
+        mean = {regime: float(np.mean([a[regime] for a in seeds.values()])) for regime in CANDIDATES}
+        chosen = [freeze_rule.choose(facts[cell][s], constants) for s in seeds]
+        rows.append(
+            {
+                "task": cell[0],
+                "labels": cell[1],
+                "seeds": len(seeds),
+                "accuracy": mean,
+                "gain": float(np.mean([facts[cell][s].gain for s in seeds])),
+                "chosen": [choice.regime for choice in chosen],
+                "quadrant": [choice.quadrant for choice in chosen],
+                "regret": {name: regret(accuracies, cell, strategy(cell)) for name, strategy in strategies.items()},
+            }
+        )
+    summary = {
+        part: {name: float(np.mean([r["regret"][name] for r in rows if r["task"] in tasks])) for name in strategies}
+        for part, tasks in (("calibration", CALIBRATION), ("held out", HELD_OUT))
+        if any(r["task"] in tasks for r in rows)
+    }
+    write_json(
+        HERE / "regret.json",
+        {"constants": dataclasses.asdict(constants), "mean regret": summary, "cells": rows},
+    )
+    update_table(HERE / "README.md", tables(rows, summary), begin=BEGIN)
+    print(tables(rows, summary))
+    print(constants)
+    if constants != freeze_rule.CALIBRATED:
+        print("tlx/freeze_rule.py holds other constants: put these in CALIBRATED")
+
+
+def tables(rows: list[dict[str, Any]], summary: Mapping[str, Mapping[str, float]]) -> str:
+    """Markdown."""
+    line = lambda *cells: "| " + " | ".join(map(str, cells)) + " |"
+    names = list(next(iter(summary.values())))
+    out = [line("mean regret, points", *names), line("---", *["---:"] * len(names))]
+    out += [line(part, *(f"{values[n]:.2f}" for n in names)) for part, values in summary.items()]
+    out += ["", line("cell", "n", *CANDIDATES, "gain", "chosen", "regret")]
+    out.append(line("---", *["---:"] * (len(CANDIDATES) + 2), "---", "---:"))
+    for row in rows:
+        best = max(row["accuracy"].values())
+        values = [f"**{v:.3f}**" if v == best else f"{v:.3f}" for v in row["accuracy"].values()]
+        chosen = ", ".join(dict.fromkeys(row["chosen"]))
+        held = "" if row["task"] in CALIBRATION else " (held out)"
+        cell = f"{row['task']}, {row['labels'] or 'all'}{held}"
+        out.append(line(cell, row["seeds"], *values, f"{row['gain']:+.3f}", chosen, f"{row['regret']['the rule']:.2f}"))
+    return "\n".join(out)
+
+
+if __name__ == "__main__":
+    main()
