@@ -160,6 +160,27 @@ def test_idx_folder(tmp_path, mark, compress):
     np.testing.assert_array_equal(dataset.test.images, IMAGES[:3, ..., None])
 
 
+def test_classes_that_the_labels_never_show(tmp_path, capsys):
+    """MNIST's letters begin at 1: said and let be. What is tested must be learnt."""
+    load = lambda labels: source.load(
+        "idx", idx_dir=str(write_idx(tmp_path / "set", labels=labels)), data_dir=str(tmp_path / "data")
+    )
+    assert load(np.where(LABELS == 0, 1, LABELS)).num_classes == 3
+    assert "no image shows 0, so they are never predicted" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(UserError, match="set has one class, '0': a task has two or more"):
+        load(np.zeros_like(LABELS))
+    images = np.concatenate([IMAGES[3:], IMAGES[3:]])
+    with pytest.raises(UserError, match="test images of classes that no training image shows"):
+        source._check_classes(
+            source.Dataset(
+                "set",
+                source.Examples(images, np.ones(len(images), np.int32)),
+                source.Examples(images, np.zeros(len(images), np.int32)),
+                ("a", "b"),
+            )
+        )
+
+
 def test_idx_files_with_new_content_are_prepared_anew(tmp_path):
     load = lambda: source.load("idx", idx_dir=str(folder), data_dir=str(tmp_path / "data"))
     folder = write_idx(tmp_path / "set")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tlx import progress
 from tlx.data import builders, prepared
 from tlx.data.folder import Folder
 from tlx.data.prepared import Images, LazyImages
@@ -111,6 +112,7 @@ def load(
     dataset = _select(dataset, classes) if len(classes) else dataset
     for split in (dataset.train, dataset.test):
         check_examples(split.images, split.labels, dataset.num_classes)
+    _check_classes(dataset)
     return dataset
 
 
@@ -147,6 +149,25 @@ def check_examples(images: Any, labels: Any, num_classes: int) -> None:
             raise UserError(f"image {first} is {value} at {where}: use finite values in [0, 1], or uint8 in 0-255")
     elif images.dtype != np.uint8:
         raise UserError(f"images are {images.dtype}: use uint8 in 0-255, or floating in [0, 1]")
+
+
+def _check_classes(dataset: Dataset) -> None:
+    """Refuses a task of one class, and a test set with classes that cannot be learnt; says what labels never show."""
+    if dataset.num_classes < 2:
+        raise UserError(f"{dataset.name} has one class, {dataset.class_names[0]!r}: a task has two or more")
+    counts = [np.bincount(split.labels, minlength=dataset.num_classes) for split in (dataset.train, dataset.test)]
+    never = [name for name, train in zip(dataset.class_names, counts[0], strict=True) if not train]
+    tested = int(sum(test for train, test in zip(*counts, strict=True) if not train))
+    if tested:
+        raise UserError(
+            f"{dataset.name} has {tested} test images of classes that no training image shows, {', '.join(never)}: "
+            "leave them out with data.classes"
+        )
+    if never:
+        progress.say(
+            f"[yellow]{dataset.name}: no image shows {', '.join(never)}, so they are never predicted; data.classes can "
+            "leave them out[/yellow]"
+        )
 
 
 def fingerprint(dataset: Dataset) -> str:
