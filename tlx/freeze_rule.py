@@ -21,7 +21,7 @@ CANDIDATES = ("linear", "early", "partial", "lp_ft", "full", "scratch")
 OPTIONS = ("head", "partial", "lp_ft", "full", "scratch")
 QUADRANTS = ("small and similar", "small and different", "large and similar", "large and different")
 # The most parameters of a backbone a labelled image with which a network is trained from scratch. Set by hand, and not
-# calibrated: of the calibration cells, those of the small networks have up to 1,945, those of the large one 590 and more.
+# calibrated: the small networks of the calibration tasks have up to 1,945, and the large one 590 and more.
 SCRATCH_PARAMETERS = 2_000
 
 
