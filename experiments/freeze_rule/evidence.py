@@ -1,7 +1,7 @@
 """The evidence of every cell of the grid, without training anything: `python -m experiments.freeze_rule.evidence`.
 
-Writes `evidence.json` beside this file, and goes on where it stopped. Needs the rows "source: ..." of the sweep, and the
-folder of solar cells that experiments/elpv/prepare.py writes.
+Writes `evidence.json` beside this file, and goes on where it stopped. Needs the rows "source: ..." of the sweep, and
+the folder of solar cells that experiments/elpv/prepare.py writes.
 """
 
 import argparse
