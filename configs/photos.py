@@ -4,7 +4,8 @@
     python -m tlx.main --config=configs/photos.py:folder=FOLDER --workdir=runs/photos
 
 `regime` says what learns: "full" (a small rate on the backbone, a large one on the new head), "linear" (the head
-alone), "early", "partial", "lp_ft", "gradual", "layer_decay", "l2_sp" or "scratch"; see `tlx.regimes`.
+alone), "early", "partial", "lp_ft", "gradual", "layer_decay", "l2_sp" or "scratch"; see `tlx.regimes`. "auto"
+chooses, see `tlx.freeze_rule`.
 """
 
 from ml_collections import ConfigDict

@@ -80,7 +80,7 @@ def choose(learner: Learner, variables: PyTree) -> freeze_rule.Choice:
     record = read_json(path)
     choice = freeze_rule.Choice(**record["choice"])
     progress.say(progress.table("the freeze rule's evidence", freeze_rule.rows(record["facts"])))
-    progress.say(f"[bold]{choice.regime}[/bold] ({choice.quadrant}): {choice.why}; next best: {choice.runner_up}")
+    progress.say(f"[bold]{choice.regime}[/bold] ({choice.quadrant}): {choice.why} Next best: {choice.runner_up}.")
     return choice
 
 
