@@ -26,6 +26,7 @@ from tlx.errors import UserError
 from tlx.workdir import read_json, write_bytes, write_json
 
 BEGIN, END = "<!-- table: made by tlx.sweep -->", "<!-- end of table -->"
+RUNS = pathlib.Path("runs/experiments")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +68,12 @@ def make_config(variant: Variant, seed: int) -> ConfigDict:
     return config
 
 
+def run_folder(root: pathlib.Path, variant: Variant, seed: int) -> pathlib.Path:
+    """Where a run of a sweep lies; `root` is `RUNS / <the experiment's name>` unless another was given."""
+    slug = "".join(c if c.isalnum() else "_" for c in variant.label.lower())
+    return root / f"{slug}-seed{seed}"
+
+
 def run_sweep(path: str | os.PathLike, *, runs: str | os.PathLike = "", dry_run: bool = False) -> list[dict[str, Any]]:
     """Runs what is not finished and rebuilds `results.json` and the table.
 
@@ -81,15 +88,14 @@ def run_sweep(path: str | os.PathLike, *, runs: str | os.PathLike = "", dry_run:
     path = pathlib.Path(path)
     sweep = _load_module(path, "VARIANTS")
     figures = getattr(sweep, "FIGURES", {"test": "figures.test_accuracy"})
-    root = pathlib.Path(runs) if runs else pathlib.Path("runs/experiments") / path.parent.name
+    root = pathlib.Path(runs) if runs else RUNS / path.parent.name
     labels = [variant.label for variant in sweep.VARIANTS]
     if len(set(labels)) < len(labels):
         raise UserError(f"{path}: two variants have the same label: {', '.join(labels)}")
     committed = {(r["variant"], r["seed"]): r for r in _read_results(path.parent / "results.json")}
     todo = [(variant, seed) for variant in sweep.VARIANTS for seed in variant.seeds]
-    folder = lambda variant, seed: root / f"{_slug(variant.label)}-seed{seed}"
     if dry_run:
-        _print_plan(todo, folder, committed)
+        _print_plan(todo, root, committed)
         return []
 
     from tlx import progress, recipes  # here, so that --dry_run is quick
@@ -99,7 +105,7 @@ def run_sweep(path: str | os.PathLike, *, runs: str | os.PathLike = "", dry_run:
         progress.say(f"[bold]{number} of {len(todo)}: {variant.label}, seed {seed}[/bold]")
         config = make_config(variant, seed)
         try:
-            result = recipes.load(config.recipe).run(config, folder(variant, seed))
+            result = recipes.load(config.recipe).run(config, run_folder(root, variant, seed))
         except UserError as e:
             failed.append(f"{variant.label}, seed {seed}: {e}")
             progress.say(f"[red]failed: {e}[/red]")
@@ -139,15 +145,15 @@ def mean_and_spread(values: Sequence[float]) -> str:
     return f"{statistics.fmean(values):.4f}{spread}"
 
 
-def update_table(page: pathlib.Path, content: str) -> None:
-    """Puts the table between the page's markers; a page without them gets them at its end."""
+def update_table(page: pathlib.Path, content: str, *, begin: str = BEGIN) -> None:
+    """Puts the table between the page's markers, `begin` and END; a page without them gets them at its end."""
     text = page.read_text() if page.exists() else f"# {page.parent.name}\n"
-    if BEGIN not in text:
-        text = f"{text.rstrip()}\n\n{BEGIN}\n{END}\n"
-    before, _, rest = text.partition(BEGIN)
+    if begin not in text:
+        text = f"{text.rstrip()}\n\n{begin}\n{END}\n"
+    before, _, rest = text.partition(begin)
     if END not in rest:
-        raise UserError(f"{page}: {BEGIN!r} has no {END!r} after it; put it back")
-    write_bytes(page, f"{before}{BEGIN}\n{content}\n{END}{rest.partition(END)[2]}".encode())
+        raise UserError(f"{page}: {begin!r} has no {END!r} after it; put it back")
+    write_bytes(page, f"{before}{begin}\n{content}\n{END}{rest.partition(END)[2]}".encode())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -208,22 +214,19 @@ def _look_up(tree: Any, dotted: str) -> Any:
     return tree
 
 
-def _print_plan(todo: list, folder: Any, committed: Mapping) -> None:
+def _print_plan(todo: list, root: pathlib.Path, committed: Mapping) -> None:
     total, unknown = 0.0, 0
     for variant, seed in todo:
         measured = [r["seconds"] for (label, _), r in committed.items() if label == variant.label]
         seconds = statistics.median(measured) if measured else variant.seconds
-        done = (folder(variant, seed) / "result.json").exists()
-        state = "finished" if done else "unfinished" if folder(variant, seed).exists() else "to run"
+        folder = run_folder(root, variant, seed)
+        done = (folder / "result.json").exists()
+        state = "finished" if done else "unfinished" if folder.exists() else "to run"
         guess = "?" if seconds is None else f"{seconds:.0f} s"
-        print(f"{state:<11} {guess:>8}  {variant.label}, seed {seed}  ({folder(variant, seed)})")
+        print(f"{state:<11} {guess:>8}  {variant.label}, seed {seed}  ({folder})")
         if not done:
             total, unknown = total + (seconds or 0), unknown + (seconds is None)
     print(f"about {total / 60:.0f} minutes to run" + (f", and {unknown} runs of unknown length" if unknown else ""))
-
-
-def _slug(label: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in label.lower())
 
 
 if __name__ == "__main__":
