@@ -13,7 +13,7 @@ REGIMES = ("linear", "full", "lp_ft")
 RATES = {
     "scratch": (0.003, 0.01, 0.03, 0.1),
     "full": (0.001, 0.003, 0.01, 0.03),
-    "linear": (0.01, 0.03, 0.1, 0.3),
+    "linear": (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
     "lp_ft": (0.001, 0.003, 0.01, 0.03),
 }
 # The probe that LP-FT starts with has the rate that is best for "linear" on validation.
