@@ -17,7 +17,7 @@ RATES = {
     "lp_ft": (0.001, 0.003, 0.01, 0.03),
 }
 # The probe that LP-FT starts with has the rate that is best for "linear" on validation.
-PROBE_RATE = {"robust": 0.03, "plain": 0.03}
+PROBE_RATE = {"robust": 0.01, "plain": 0.003}
 
 
 def pretrained(source: str) -> Variant:
