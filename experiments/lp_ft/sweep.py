@@ -14,7 +14,7 @@ RATES = {
     "scratch": (0.003, 0.01, 0.03, 0.1),
     "full": (0.001, 0.003, 0.01, 0.03),
     "linear": (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
-    "lp_ft": (0.001, 0.003, 0.01, 0.03),
+    "lp_ft": (0.001, 0.003, 0.01, 0.03, 0.1),
 }
 # The probe that LP-FT starts with has the rate that is best for "linear" on validation.
 PROBE_RATE = {"robust": 0.01, "plain": 0.003}
