@@ -17,7 +17,8 @@ class Preempted(Exception):
 class Preemption:
     """While entered, SIGTERM (a cluster that wants its machine back) and SIGINT (Ctrl-C) end nothing by themselves.
 
-    They set `requested`, the signal's number; a second Ctrl-C stops at once. Python can handle signals in its main
+    They set `requested`, the signal's number, of this one and of those that it is entered within; a second Ctrl-C stops
+    at once. Python can handle signals in its main
     thread only; elsewhere (a notebook's worker) this does nothing.
     """
 
@@ -35,6 +36,9 @@ class Preemption:
         if self._main:
             for number, handler in self._previous.items():
                 signal.signal(number, handler)
+                outer = getattr(handler, "__self__", None)
+                if self.requested == number and isinstance(outer, Preemption):
+                    outer.requested = number  # a sweep around the run must hear of it too
 
     def check(self) -> None:
         """For places where everything is saved already: raises Preempted if a stop was requested."""

@@ -99,22 +99,25 @@ def run_sweep(path: str | os.PathLike, *, runs: str | os.PathLike = "", dry_run:
         return []
 
     from tlx import progress, recipes  # here, so that --dry_run is quick
+    from tlx.preemption import Preemption
 
     records, failed = {}, []
-    for number, (variant, seed) in enumerate(todo, 1):
-        progress.say(f"[bold]{number} of {len(todo)}: {variant.label}, seed {seed}[/bold]")
-        config = make_config(variant, seed)
-        try:
-            result = recipes.load(config.recipe).run(config, run_folder(root, variant, seed))
-        except UserError as e:
-            failed.append(f"{variant.label}, seed {seed}: {e}")
-            progress.say(f"[red]failed: {e}[/red]")
-            continue
-        records[variant.label, seed] = _record(variant, seed, result, figures)
-        # After each run: a sweep that is stopped leaves the table of what it has.
-        done = [records.get(key) or committed.get(key) for key in ((v.label, s) for v, s in todo)]
-        write_json(path.parent / "results.json", [record for record in done if record])
-        update_table(path.parent / "README.md", table(sweep.VARIANTS, list(filter(None, done)), figures))
+    with Preemption() as preemption:
+        for number, (variant, seed) in enumerate(todo, 1):
+            preemption.check()  # asked for while a run was ending, which then ended
+            progress.say(f"[bold]{number} of {len(todo)}: {variant.label}, seed {seed}[/bold]")
+            config = make_config(variant, seed)
+            try:
+                result = recipes.load(config.recipe).run(config, run_folder(root, variant, seed))
+            except UserError as e:
+                failed.append(f"{variant.label}, seed {seed}: {e}")
+                progress.say(f"[red]failed: {e}[/red]")
+                continue
+            records[variant.label, seed] = _record(variant, seed, result, figures)
+            # After each run: a sweep that is stopped leaves the table of what it has.
+            done = [records.get(key) or committed.get(key) for key in ((v.label, s) for v, s in todo)]
+            write_json(path.parent / "results.json", [record for record in done if record])
+            update_table(path.parent / "README.md", table(sweep.VARIANTS, list(filter(None, done)), figures))
     if failed:
         raise UserError(f"{len(failed)} of {len(todo)} runs failed, the first: {failed[0]}")
     return list(records.values())
