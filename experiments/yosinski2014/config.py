@@ -4,8 +4,9 @@
     python -m tlx.main --config=experiments/yosinski2014/config.py:net=A3B+ --workdir=runs/a3b+
 
 A3B has the first three levels of baseA, frozen, below new ones that learn task B; with a "+" the copied levels learn
-too. B3B is the same from baseB, M3B from baseM (digits instead of clothes), and R3B freezes levels as initialised. The
-second command needs the bases, which the sweep trains first. Results: experiments/yosinski2014/README.md.
+too. B3B is the same from baseB, M3B from baseM (digits instead of clothes), F3B from baseF (task A with all its
+labels), and R3B freezes levels as initialised. The second command needs the bases, which the sweep trains first.
+Results: experiments/yosinski2014/README.md.
 """
 
 import random
@@ -36,12 +37,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
         name="idx",
         idx_dir=f"{arg.data}/{'mnist' if task == 'M' else 'fashion_mnist'}",
         classes=half_b if task == "B" else half_a,
-        labels_per_class=200,
+        labels_per_class=0 if task == "F" else 200,
         validation=1000,
     )
     # Narrow and without BatchNorm, as AlexNet: what a level needs of the one below is in its weights alone.
     c.model = {"name": "cnn", "widths": (8, 16, 32, 32), "dense": 32}
-    if source in ("A", "B", "M"):
+    if source and source != "R":
         c.init.run = f"{arg.runs}/base{source.lower()}-seed{arg.seed}"
         c.init.reset = (*levels_regex(LEVELS[n:]), r"head/.*")
     frozen = () if learns else levels_regex(LEVELS[:n])
@@ -57,13 +58,13 @@ def get_config(arg: str | None = None) -> ConfigDict:
 
 def parse_net(net: str) -> tuple[str, str, int, bool]:
     """ "A3B+" -> ("B", "A", 3, True): the task, whose levels are kept ("" for a base), how many, and if they learn."""
-    if base := re.fullmatch(r"base([ABM])", net):
+    if base := re.fullmatch(r"base([ABFM])", net):
         return base[1], "", 0, True
-    treated = re.fullmatch(rf"([ABMR])([1-{len(LEVELS)}])B(\+?)", net)
+    treated = re.fullmatch(rf"([ABFMR])([1-{len(LEVELS)}])B(\+?)", net)
     if not treated or (treated[1] == "R" and treated[3]):  # random levels that learn are baseB
         raise UserError(
-            f"net is {net!r}: it must be baseA, baseB or baseM, or as A3B, with A, B, M or R, and 1 to {len(LEVELS)}; "
-            "or as A3B+ with A, B or M"
+            f"net is {net!r}: it must be baseA, baseB, baseF or baseM, or as A3B, with A, B, F, M or R, and 1 to "
+            f"{len(LEVELS)}; or as A3B+ with A, B, F or M"
         )
     return "B", treated[1], int(treated[2]), bool(treated[3])
 

@@ -2,8 +2,8 @@
 
 from tlx.sweep import Variant
 
-BASES = ("baseB", "baseA", "baseM")  # first: the others start from them
-TREATMENTS = ("BnB", "BnB+", "AnB", "AnB+", "MnB", "MnB+", "RnB")
+BASES = ("baseB", "baseA", "baseF", "baseM")  # first: the others start from them
+TREATMENTS = ("BnB", "BnB+", "AnB", "AnB+", "FnB", "FnB+", "MnB", "MnB+", "RnB")
 NETS = (*BASES, *(treatment.replace("n", str(n)) for treatment in TREATMENTS for n in range(1, 6)))
 
 VARIANTS = [
