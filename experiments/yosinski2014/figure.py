@@ -2,7 +2,8 @@
 
     python -m experiments.yosinski2014.figure
 
-All is in percentage points from baseB of the same seed: a seed is a split of the classes, and some splits are harder.
+All is in percentage points from baseB (the mean of its two runs) of the same seed: a seed is a split of the classes,
+and some splits are harder.
 """
 
 import pathlib
@@ -38,12 +39,17 @@ Gains = dict[str, np.ndarray]
 
 
 def gains(records: Sequence[Mapping[str, Any]]) -> Gains:
-    """treatment -> [levels, seeds] float: test accuracy less baseB's of the same seed, in percentage points."""
+    """treatment -> [levels, seeds] float: test accuracy less the mean of both baseB of the same seed, in points.
+
+    And "baseB2" -> [1, seeds], less baseB: what initial weights and order alone do.
+    """
     test = {(record["variant"], record["seed"]): 100 * record["figures"]["test"] for record in records}
     seeds = sorted(seed for net, seed in test if net == "baseB")
-    less_base = lambda net: [test[net, seed] - test["baseB", seed] for seed in seeds]
+    of = lambda net: np.array([test[net, seed] for seed in seeds])
+    base = (of("baseB") + of("baseB2")) / 2
     treatments = {treatment for panel in PANELS.values() for treatment in panel}
-    return {name: np.array([less_base(name.replace("n", str(n))) for n in LEVELS]) for name in sorted(treatments)}
+    gain = {name: np.array([of(name.replace("n", str(n))) - base for n in LEVELS]) for name in sorted(treatments)}
+    return gain | {"baseB2": (of("baseB2") - of("baseB"))[None]}
 
 
 def claims(gain: Gains) -> list[tuple[str, str, str, str]]:
@@ -51,14 +57,20 @@ def claims(gain: Gains) -> list[tuple[str, str, str, str]]:
 
     A verdict is of one margin a seed, above 0 where the claim holds: "yes" if all are, "in the mean" if their mean is.
     """
-    last, middle, ends = LEVELS[-1] - 1, [1, 2, 3], [0, 4]
+    middle, ends = [1, 2, 3], [0, 4]
     mean = {name: values.mean(0) for name, values in gain.items()}  # over n, [seeds]
-    top = {name: values[last] for name, values in gain.items()}
+    top = {name: values[-1] for name, values in gain.items()}
     rows = [
+        (
+            "(a control) baseB2 is as good as baseB (here: within 1)",
+            "-",
+            ", ".join(map(_points, gain["baseB2"][0])),
+            1 - np.abs(gain["baseB2"][0]),
+        ),
         (
             "BnB dips in the middle: co-adapted levels, parted",
             "n = 3 to 6, mostly 4 and 5, of 7",
-            f"n = 2 to 4: {_points(gain['BnB'][middle])}; 1 and 5: {_points(gain['BnB'][ends])}",
+            "n = 1 to 5: " + ", ".join(map(_points, gain["BnB"])),
             gain["BnB"][ends].mean(0) - gain["BnB"][middle].mean(0),
         ),
         (
@@ -112,7 +124,7 @@ def claims(gain: Gains) -> list[tuple[str, str, str, str]]:
         (
             "random levels fall at once, to near chance (here: 20 %)",
             "fall at n = 1 and 2, chance from n = 3",
-            "n = 1 to 5: " + ", ".join(_points(values) for values in gain["RnB"]),
+            "n = 1 to 5: " + ", ".join(map(_points, gain["RnB"])),
             -50 - gain["RnB"][2],
         ),
     ]
@@ -133,10 +145,12 @@ def draw(gain: Gains):
     figure = Figure(figsize=(9.2, 3.4))
     for i, (name, treatments) in enumerate(PANELS.items()):
         ax = figure.add_axes([0.06 + 0.49 * i, 0.15, 0.32, 0.68])
-        ax.set_xlim(0.8, LEVELS[-1] + 0.2)
+        ax.set_xlim(-0.2, LEVELS[-1] + 0.2)
         shown = np.concatenate([gain[treatment].ravel() for treatment in treatments])
         ax.set_ylim(np.floor(shown.min()) - 1, np.ceil(shown.max()) + 1)
         ax.axhline(0, color=plots.COLOR["muted"], linewidth=0.8, dashes=(2, 2))
+        both = np.concatenate([gain["baseB2"][0] / 2, gain["baseB2"][0] / -2])
+        ax.plot([0] * len(both), both, "o", color=plots.COLOR["muted"], markersize=2.5)
         ends = []
         for treatment, (what, color) in treatments.items():
             values, color = gain[treatment], plots.COLOR[color]
@@ -144,7 +158,7 @@ def draw(gain: Gains):
             for seed in values.T:
                 ax.plot(LEVELS, seed, "o", color=color, markersize=2.5, alpha=0.5)
             ends.append((values[-1].mean(), f"{treatment}: {what}", color))
-        ax.set_xticks(LEVELS)
+        ax.set_xticks([0, *LEVELS])
         ax.set_xlabel("n, how many of five levels are copied")
         ax.set_title(f"the copied levels: {name}", loc="left", size=9.5, weight="bold")
         plots.end_labels(ax, ends)
