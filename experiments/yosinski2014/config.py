@@ -57,7 +57,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     frozen = () if learns else levels_regex(LEVELS[:n])
     c.optim = tlx_config.optim(
         rules=(*((regex, "frozen") for regex in frozen), (".*", "all")),
-        all={"learning_rate": 3e-3, "warmup": 0.05},
+        all={"learning_rate": 1e-2, "warmup": 0.05},
     )
     c.train.update(steps=400, batch_size=64, eval_every=100)
     if arg.runlocal:
