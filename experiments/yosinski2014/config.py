@@ -26,8 +26,8 @@ SIMILAR = ((0, 2, 4, 6), (5, 7, 9), (1, 3, 8))  # Fashion-MNIST's tops; shoes; t
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """`arg`: net=baseB, seed=0, runlocal, and folders: data=../shared/data, few=runs/data/yosinski2014 (which `prepare`
-    cuts from it), runs=runs/experiments/yosinski2014 (with the bases)."""
+    """`arg`: net=baseB, seed=0, and folders: data=../shared/data, few=runs/data/yosinski2014 (which `prepare` cuts from
+    it), runs=runs/experiments/yosinski2014 (with the bases)."""
     arg = tlx_config.parse_arg(
         arg,
         net="baseB",
@@ -35,13 +35,12 @@ def get_config(arg: str | None = None) -> ConfigDict:
         data="../shared/data",
         few="runs/data/yosinski2014",
         runs="runs/experiments/yosinski2014",
-        runlocal=False,
     )
     task, source, n, learns = parse_net(arg.net)
     half_a, half_b = halves(arg.seed)
     c = supervised.default_config()
     c.name = f"yosinski2014_{arg.net}"
-    # What is new must not begin from the weights that the base began from: its old partners, half way back to them.
+    # From the weights that the base itself began from, new levels would find the way back to what the base became.
     c.seed = arg.seed + (0 if arg.net in BASES else 1000)
     c.data.update(
         name="idx",
@@ -60,8 +59,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
         all={"learning_rate": 1e-2, "warmup": 0.05},
     )
     c.train.update(steps=400, batch_size=64, eval_every=100)
-    if arg.runlocal:
-        tlx_config.run_local(c)
     return c
 
 
