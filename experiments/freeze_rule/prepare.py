@@ -6,11 +6,11 @@
 """
 
 import argparse
-import gzip
 import pathlib
 
 import numpy as np
 
+from experiments.yosinski2014.prepare import write_idx
 from tlx.data.builders import read_idx_dir
 
 OUT = pathlib.Path("runs/data/fashion_small")
@@ -27,12 +27,6 @@ def main() -> None:
         write_idx(OUT / f"{stem}-images-idx3-ubyte.gz", images[rows].reshape(-1, 28, 28))
         write_idx(OUT / f"{stem}-labels-idx1-ubyte.gz", labels[rows])
         print(f"{OUT}: {len(rows):,} of {split}")
-
-
-def write_idx(path: pathlib.Path, values: np.ndarray) -> None:
-    """IDX of unsigned bytes: 0, 0, 8, the rank, the big-endian sizes, the values."""
-    head = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">i4").tobytes()
-    path.write_bytes(gzip.compress(head + values.astype(np.uint8).tobytes(), mtime=0))
 
 
 if __name__ == "__main__":
