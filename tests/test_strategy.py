@@ -6,11 +6,13 @@ import json
 import jax
 import numpy as np
 import pytest
+from test_recipes import interrupt_at
 
 from tlx import config as config_lib
-from tlx import report
+from tlx import lr_find, report
 from tlx.checkpoint import restore_variables
 from tlx.errors import UserError
+from tlx.preemption import Preempted
 from tlx.pretrained import load_run
 from tlx.recipes import strategy, supervised
 from tlx.workdir import read_json
@@ -104,12 +106,26 @@ def test_bad_strategies_begin_nothing(source, changes, message, tmp_path):
     assert not (tmp_path / "run" / "config.json").exists()
 
 
-def test_auto_is_the_regime_that_it_chooses(source, tmp_path, monkeypatch):
+def test_auto_is_the_regime_that_it_chooses_and_keeps_to_it(source, tmp_path, monkeypatch):
+    """Stopped in the middle and gone on with, it decides nothing anew, and ends as the regime does by its own name."""
     monkeypatch.setattr(strategy, "LIMIT", 20)
-    auto = supervised.run(adapt(source, "auto"), tmp_path / "auto")
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, "train", 3)
+        with pytest.raises(Preempted):
+            supervised.run(adapt(source, "auto"), tmp_path / "auto")
+    with monkeypatch.context() as patch:
+        patch.setattr(strategy, "gather", None)
+        auto = supervised.run(adapt(source, "auto"), tmp_path / "auto")
     record = read_json(tmp_path / "auto" / "strategy.json")
     named = supervised.run(adapt(source, record["choice"]["regime"]), tmp_path / "named")
     assert auto["selected"]["digest"] == named["selected"]["digest"]
     facts = supervised.facts(adapt(source, "auto"))  # without a run: the same
     assert json.loads(json.dumps(dataclasses.asdict(facts))) == record["facts"]
     assert (facts.labels_per_class, facts.top.examples, facts.parameters) == (6, 20, 462)
+
+
+def test_auto_needs_two_images_a_class(source, tmp_path):
+    with pytest.raises(UserError, match=r"class '5' has too few labelled images \(1\): the evidence needs two"):
+        supervised.facts(adapt(source, "auto", **{"data.labels_per_class": 1}))
+    with pytest.raises(UserError, match="name a regime, such as --config.strategy=full"):
+        lr_find.find(adapt(source, "auto"))

@@ -100,8 +100,8 @@ def gather(learner: Learner, variables: PyTree) -> freeze_rule.Facts:
     if counts.min() < 2:
         few = int(np.argmin(counts))
         raise UserError(
-            f"strategy is 'auto', and class {run.dataset.class_names[few]!r} has {counts[few]} labelled image"
-            f"{'s' * (counts[few] != 1)}: the evidence needs two; name a regime, such as 'linear'"
+            f"strategy is 'auto', and class {run.dataset.class_names[few]!r} has too few labelled images ({counts[few]}): "
+            "the evidence needs two of each; name a regime, such as --config.strategy=linear"
         )
     rows = balanced_rows(images.labels, LIMIT, np.random.default_rng(run.config.seed))
     images = images.select(rows)
