@@ -99,9 +99,10 @@ def gather(learner: Learner, variables: PyTree) -> freeze_rule.Facts:
     counts = np.bincount(images.labels, minlength=run.num_classes)
     if counts.min() < 2:
         few = int(np.argmin(counts))
+        name, count = run.dataset.class_names[few], counts[few]
         raise UserError(
-            f"strategy is 'auto', and class {run.dataset.class_names[few]!r} has too few labelled images ({counts[few]}): "
-            "the evidence needs two of each; name a regime, such as --config.strategy=linear"
+            f"strategy is 'auto', and class {name!r} has too few labelled images ({count}): the evidence needs two of "
+            "each; name a regime, such as --config.strategy=linear"
         )
     rows = balanced_rows(images.labels, LIMIT, np.random.default_rng(run.config.seed))
     images = images.select(rows)
