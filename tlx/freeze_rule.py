@@ -2,14 +2,16 @@
 
 Two questions make four quadrants. *How many labels?* Few labels a class cannot move many weights without harm. *How
 similar is the task to the source?* The measure is what pre-training gains: the accuracy of a linear probe on the
-pre-trained features less that on the same network's random ones. (Probes and kNN against shuffled labels, the H-score
-and LogME are shown as well; on the calibration tasks none told better than the gain when to start from scratch.)
+pre-trained features less that on the same network's random ones, and less its standard error. (Probe and kNN against
+shuffled labels, the H-score and LogME are shown as well. On the calibration tasks these are as high where starting from
+scratch is best as where the pre-trained features are.)
 
 In each quadrant one option was best on the calibration tasks of `experiments/freeze_rule`, where the rule's regret on
 other tasks is measured.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +19,7 @@ from tlx.transferability import Evidence
 
 # The regimes that the rule chooses among, keys of `tlx.regimes.REGIMES`.
 CANDIDATES = ("linear", "early", "partial", "lp_ft", "full", "scratch")
-# A head alone is one option: it goes where its probe is better, "linear" or "early".
+# A head alone is one option: it goes where its probe is better, "linear" or, of equals the smaller network, "early".
 OPTIONS = ("head", "partial", "lp_ft", "full", "scratch")
 QUADRANTS = ("small and similar", "small and different", "large and similar", "large and different")
 # The most parameters of a backbone a labelled image with which a network is trained from scratch. Set by hand, and not
@@ -50,6 +52,12 @@ class Facts:
         return self.top.probe.value - self.random
 
     @property
+    def gain_error(self) -> float:
+        """Standard error of the gain, as of two independent proportions: large for few labels."""
+        variances = (p * (1 - p) for p in (self.top.probe.value, self.random))
+        return math.sqrt(sum(variances) / self.top.examples)
+
+    @property
     def parameters_per_image(self) -> float:
         return self.parameters / (self.labels_per_class * self.top.classes)
 
@@ -60,7 +68,7 @@ class Constants:
 
     Attributes:
       large: labels a class from which on the data are "large".
-      similar: gain from which on the task is "similar".
+      similar: the gain less its standard error from which on the task is "similar".
       quadrants: quadrant -> its best and second best option.
     """
 
@@ -100,8 +108,9 @@ def choose(facts: Facts, constants: Constants = CALIBRATED) -> Choice:
     size, _, likeness = where.partition(" and ")
     why = (
         f"{facts.labels_per_class:.4g} labels a class are {'few' if size == 'small' else 'many'} (the rule's line is "
-        f"{constants.large:g}), and pre-training gains {100 * facts.gain:+.1f} points of probe accuracy over random "
-        f"weights, so the task is {likeness} (its line is {100 * constants.similar:+.1f})"
+        f"{constants.large:g}), and pre-training gains {100 * facts.gain:+.1f} ± {100 * facts.gain_error:.1f} points of "
+        f"probe accuracy over random weights, so the task is {likeness} (less the error, {100 * constants.similar:+.1f} "
+        "would be the line)"
     )
     if options[0] != constants.quadrants[where][0]:
         why += f"; {facts.parameters_per_image:,.0f} parameters a labelled image are too many to start from scratch"
@@ -113,13 +122,13 @@ def choose(facts: Facts, constants: Constants = CALIBRATED) -> Choice:
 def quadrant(facts: Facts, constants: Constants) -> str:
     """One of QUADRANTS."""
     size = "large" if facts.labels_per_class >= constants.large else "small"
-    return f"{size} and {'similar' if facts.gain >= constants.similar else 'different'}"
+    return f"{size} and {'similar' if facts.gain - facts.gain_error >= constants.similar else 'different'}"
 
 
 def regime_of(option: str, facts: Facts) -> str:
     """The regime of an option."""
     if option == "head":
-        return "early" if facts.early > facts.top.probe.value else "linear"
+        return "early" if facts.early >= facts.top.probe.value else "linear"
     return option
 
 
