@@ -106,11 +106,11 @@ def choose(facts: Facts, constants: Constants = CALIBRATED) -> Choice:
     options += [option for option in ("head", "lp_ft") if option not in options]  # where "scratch" is out of reach
     first, second = (regime_of(option, facts) for option in options[:2])
     size, _, likeness = where.partition(" and ")
+    gain, error, line = (100 * value for value in (facts.gain, facts.gain_error, constants.similar))
     why = (
         f"{facts.labels_per_class:.4g} labels a class are {'few' if size == 'small' else 'many'} (the rule's line is "
-        f"{constants.large:g}), and pre-training gains {100 * facts.gain:+.1f} ± {100 * facts.gain_error:.1f} points of "
-        f"probe accuracy over random weights, so the task is {likeness} (less the error, {100 * constants.similar:+.1f} "
-        "would be the line)"
+        f"{constants.large:g}), and pre-training gains {gain:+.1f} ± {error:.1f} points of probe accuracy over random "
+        f"weights, so the task is {likeness} (less the error, {line:+.1f} would be the line)"
     )
     if options[0] != constants.quadrants[where][0]:
         why += f"; {facts.parameters_per_image:,.0f} parameters a labelled image are too many to start from scratch"
