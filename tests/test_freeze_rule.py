@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from experiments.freeze_rule import regret
-from tlx import freeze_rule
+from tlx import freeze_rule, report
 from tlx.freeze_rule import CALIBRATED, Constants, choose
 from tlx.regimes import REGIMES
 from tlx.transferability import Evidence, Figure
@@ -106,3 +106,17 @@ def test_regret_by_hand():
     assert regret.regret(accuracies, ("task", 5), chosen) == pytest.approx(5.0)
     coin = lambda seed: {"full": 0.5, "linear": 0.5}
     assert regret.regret(accuracies, ("task", 5), coin) == pytest.approx(100 * (0.85 - (0.75 + 0.85) / 2))
+
+
+def test_the_report_shows_the_choice_and_its_evidence(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    record = {"choice": dataclasses.asdict(choose(facts(), CONSTANTS)), "facts": dataclasses.asdict(facts())}
+    (tmp_path / "strategy.json").write_text(json.dumps(record))
+    page = report.write(tmp_path).read_text()
+    for text in (
+        "chose “linear” (small and similar)",
+        "Next best: “lp_ft”",
+        "probe accuracy, top, random weights",
+        "0.400",
+    ):
+        assert text in page

@@ -79,12 +79,12 @@ class Constants:
 
 CALIBRATED = Constants(
     large=50.0,
-    similar=0.1,
+    similar=0.08,
     quadrants={
-        "small and similar": ("head", "lp_ft"),
-        "small and different": ("scratch", "full"),
-        "large and similar": ("full", "partial"),
-        "large and different": ("scratch", "full"),
+        "small and similar": ("head", "partial"),
+        "small and different": ("scratch", "head"),
+        "large and similar": ("partial", "full"),
+        "large and different": ("scratch", "partial"),
     },
 )
 
