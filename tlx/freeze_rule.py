@@ -78,13 +78,13 @@ class Constants:
 
 
 CALIBRATED = Constants(
-    large=50.0,
-    similar=0.08,
+    large=10.0,
+    similar=0.04,
     quadrants={
-        "small and similar": ("head", "partial"),
-        "small and different": ("scratch", "head"),
+        "small and similar": ("lp_ft", "full"),
+        "small and different": ("scratch", "lp_ft"),
         "large and similar": ("partial", "full"),
-        "large and different": ("scratch", "partial"),
+        "large and different": ("scratch", "head"),
     },
 )
 
