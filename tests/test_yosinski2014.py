@@ -53,7 +53,7 @@ def test_who_is_copied_frozen_and_new(shapes, variant):
     else:
         source = f"base{net[0]}"
         base = next(v for v in VARIANTS[:4] if v.label == source)
-        assert c.init.run == f"runs/experiments/yosinski2014/{sweep._slug(base.label)}-seed1"
+        assert c.init.run == str(sweep.run_folder(sweep.RUNS / "yosinski2014", base, 1))
         grafted = pretrained.graft(shapes, shapes, reset=c.init.reset, all_used=True)
         assert {level_of(path.split("/")) for path in grafted.loaded} == below
         assert {level_of(path.split("/")) for path in grafted.reset} == above
