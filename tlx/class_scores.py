@@ -1,6 +1,7 @@
 """Figures that a class of few images counts in as much as one of many."""
 
 import numpy as np
+from scipy.special import softmax
 
 
 def macro_scores(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
@@ -21,8 +22,6 @@ def macro_scores(labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
     shown = np.unique(labels)
     scores = {"macro_f1": float(f1_score(labels, logits.argmax(-1), labels=shown, average="macro", zero_division=0))}
     if len(shown) > 1:
-        logits = logits.astype(np.float64)
-        shifted = np.exp(logits - logits.max(-1, keepdims=True))
-        probabilities = shifted / shifted.sum(-1, keepdims=True)
+        probabilities = softmax(logits.astype(np.float64), axis=-1)
         scores["macro_auc"] = float(np.mean([roc_auc_score(labels == k, probabilities[:, k]) for k in shown]))
     return scores

@@ -6,15 +6,16 @@ the folder of solar cells that experiments/elpv/prepare.py writes.
 
 import argparse
 import dataclasses
+import itertools
 import pathlib
 
 from experiments.elpv import config as elpv
 from experiments.freeze_rule import config as grid
-from experiments.freeze_rule.config import STEPS
 from tlx.recipes import supervised
 from tlx.workdir import read_json, write_json
 
 PATH = pathlib.Path(__file__).with_name("evidence.json")
+CELLS = (*grid.CELLS, *(("imagenet_to_elpv", labels) for labels in grid.STEPS))
 TASKS = (*grid.TASKS, "imagenet_to_elpv")
 SEEDS = range(3)
 
@@ -26,20 +27,18 @@ def main() -> None:
     options = parser.parse_args()
     records = read_json(PATH) if PATH.exists() else []
     done = {(r["task"], r["labels"], r["seed"]) for r in records}
-    for task in options.tasks:
-        for labels in STEPS:
-            for seed in SEEDS:
-                if (task, labels, seed) in done or (task, labels) == ("digits_0_4_to_5_9", 100):
-                    continue
-                if task == "imagenet_to_elpv":
-                    config = elpv.get_config(f"labels={labels},regime=auto,seed={seed}")
-                else:
-                    config = grid.get_config(f"task={task},labels={labels},regime=auto,seed={seed},data={options.data}")
-                facts = supervised.facts(config)
-                records.append({"task": task, "labels": labels, "seed": seed, "facts": dataclasses.asdict(facts)})
-                records.sort(key=lambda r: (TASKS.index(r["task"]), list(STEPS).index(r["labels"]), r["seed"]))
-                write_json(PATH, records)
-                print(task, labels, seed, f"probe {facts.top.probe.value:.3f}", flush=True)
+    for (task, labels), seed in itertools.product(CELLS, SEEDS):
+        if task not in options.tasks or (task, labels, seed) in done:
+            continue
+        if task == "imagenet_to_elpv":
+            config = elpv.get_config(f"labels={labels},regime=auto,seed={seed}")
+        else:
+            config = grid.get_config(f"task={task},labels={labels},regime=auto,seed={seed},data={options.data}")
+        facts = supervised.facts(config)
+        records.append({"task": task, "labels": labels, "seed": seed, "facts": dataclasses.asdict(facts)})
+        records.sort(key=lambda r: (CELLS.index((r["task"], r["labels"])), r["seed"]))
+        write_json(PATH, records)
+        print(task, labels, seed, f"probe {facts.top.probe.value:.3f}", flush=True)
 
 
 if __name__ == "__main__":

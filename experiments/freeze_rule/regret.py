@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.freeze_rule.config import STEPS
 from tlx import freeze_rule
 from tlx.freeze_rule import CANDIDATES, Facts
 from tlx.sweep import update_table
@@ -25,7 +26,6 @@ from tlx.workdir import read_json, write_json
 HERE = pathlib.Path(__file__).parent
 CALIBRATION = ("digits_0_4_to_5_9", "mnist_to_fashion", "imagenet_to_fashion")
 HELD_OUT = ("fashion_to_mnist", "clothes_to_shoes_and_bags", "imagenet_to_elpv")
-LABELS = (5, 20, 100, 0)
 LARGE, SIMILAR = (10.0, 50.0, 200.0), (0.02, 0.04, 0.06, 0.08, 0.1)  # what calibration tries
 BEGIN = "<!-- table: made by experiments.freeze_rule.regret -->"
 
@@ -48,7 +48,7 @@ def load() -> tuple[Accuracies, dict[Cell, dict[int, Facts]]]:
     for record in read_json(HERE / "evidence.json"):
         facts.setdefault((record["task"], record["labels"]), {})[record["seed"]] = read_facts(record["facts"])
     whole: Accuracies = {}
-    for cell, seeds in sorted(accuracies.items(), key=lambda item: (item[0][0], LABELS.index(item[0][1]))):
+    for cell, seeds in sorted(accuracies.items(), key=lambda item: (item[0][0], list(STEPS).index(item[0][1]))):
         kept = {s: a for s, a in seeds.items() if set(a) == set(CANDIDATES) and s in facts.get(cell, {})}
         if kept:
             whole[cell] = kept
@@ -64,9 +64,13 @@ def read_facts(record: Mapping[str, Any]) -> Facts:
 def regret(accuracies: Accuracies, cell: Cell, chosen: Callable[[int], Mapping[str, float]]) -> float:
     """In points; `chosen(seed)` is the strategy's distribution over regimes."""
     seeds = accuracies[cell]
-    best = max(np.mean([seeds[s][regime] for s in seeds]) for regime in CANDIDATES)
     got = np.mean([sum(p * seeds[s][regime] for regime, p in chosen(s).items()) for s in seeds])
-    return 100 * float(best - got)
+    return 100 * float(_best(seeds) - got)
+
+
+def _best(seeds: Mapping[int, Mapping[str, float]]) -> float:
+    """The best regime's mean accuracy in a cell, by hindsight."""
+    return max(float(np.mean([accuracies[regime] for accuracies in seeds.values()])) for regime in CANDIDATES)
 
 
 def by_rule(facts: Mapping[int, Facts], constants: freeze_rule.Constants) -> Callable[[int], Mapping[str, float]]:
@@ -109,7 +113,7 @@ def _lost(
     """What the options `pair` of a quadrant add to the regret of one cell, in points."""
     rule = dataclasses.replace(constants, quadrants={quadrant: pair})
     inside = [seed for seed in accuracies if freeze_rule.quadrant(facts[seed], constants) == quadrant]
-    best = max(np.mean([a[regime] for a in accuracies.values()]) for regime in CANDIDATES)
+    best = _best(accuracies)
     got = [accuracies[seed][freeze_rule.choose(facts[seed], rule).regime] for seed in inside]
     return 100 * float(sum(best - value for value in got)) / len(accuracies)
 

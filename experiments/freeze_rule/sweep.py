@@ -1,6 +1,7 @@
 """The grid of the freeze rule: `python -m tlx.sweep experiments/freeze_rule/sweep.py`, from the project's root."""
 
-from experiments.freeze_rule.config import REGIMES, SOURCES, STEPS, TASKS
+from experiments.freeze_rule.config import CELLS, SOURCES
+from tlx.freeze_rule import CANDIDATES
 from tlx.sweep import Variant
 
 CONFIG = "experiments/freeze_rule/config.py"
@@ -12,9 +13,7 @@ VARIANTS += [
         f"task={task},labels={labels},regime={regime}",
         seeds=range(2 if task == "imagenet_to_fashion" else 3),  # the large network takes minutes a run
     )
-    for task in TASKS
-    for labels in STEPS
-    for regime in REGIMES
-    if (task, labels) != ("digits_0_4_to_5_9", 100)  # with 100 of each for training and 30 held out, too few are there
+    for task, labels in CELLS
+    for regime in CANDIDATES
 ]
 FIGURES = {"test": "figures.test_accuracy", "validation": "figures.validation_accuracy"}

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from tlx import config as config_lib
 from tlx import freeze_rule, models, parallel, progress, transferability
+from tlx.data import reader
 from tlx.data.augment import to_float
 from tlx.errors import UserError
 from tlx.models.layers import summarize
@@ -116,9 +117,10 @@ def gather(learner: Learner, variables: PyTree) -> freeze_rule.Facts:
 
     extract = run.parallelize(extract, args=("whole", "batch"), out="batch")
     with run.clock.measure("evidence"):
-        pretrained = _features(run, extract, variables, images)
+        store = run.store(images)
+        pretrained = _features(run, extract, variables, store, len(images))
         # The mean of three, as one random network may be ten points better than another.
-        random = [_features(run, extract, learner.init(f"random {i}"), images)["pooled"] for i in range(3)]
+        random = [_features(run, extract, learner.init(f"random {i}"), store, len(images))["pooled"] for i in range(3)]
         progress.say(f"evidence: {len(rows):,} labelled images at {early!r} and 'pooled'")
         probe = lambda features: transferability.probe_accuracy(features, images.labels, seed=run.config.seed)
         return freeze_rule.Facts(
@@ -130,13 +132,13 @@ def gather(learner: Learner, variables: PyTree) -> freeze_rule.Facts:
         )
 
 
-def _features(run: Run, extract: Callable, variables: PyTree, images: Any) -> dict[str, np.ndarray]:
+def _features(run: Run, extract: Callable, variables: PyTree, store: reader.Store, count: int) -> dict[str, np.ndarray]:
     """name -> [N, D]."""
     variables, parts = parallel.replicate(variables, run.mesh), []
-    with progress.bar("evidence", total=len(images), start=0) as bar:
-        for batch in run.eval_batches(run.store(images), np.arange(len(images))):
+    with progress.bar("evidence", total=count, start=0) as bar:
+        for batch in run.eval_batches(store, np.arange(count)):
             if run.preemption:
                 run.preemption.check()
             parts.append({name: np.asarray(values) for name, values in extract(variables, batch).items()})
             bar.update(len(parts) * len(batch["label"]), {})
-    return {name: np.concatenate([part[name] for part in parts])[: len(images)] for name in parts[0]}
+    return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
