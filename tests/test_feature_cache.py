@@ -1,6 +1,5 @@
 """Feature caching: the same training bit for bit, whole caches or none, and errors before anything is compiled."""
 
-import errno
 import json
 import os
 import shutil
@@ -12,7 +11,7 @@ import pytest
 from test_recipes import curves, figures, interrupt_at
 
 from tlx import config as config_lib
-from tlx import feature_cache, lr_find, models, optim, report, rng
+from tlx import feature_cache, kept, lr_find, models, optim, report, rng
 from tlx.checkpoint import restore_variables
 from tlx.data import source, splits
 from tlx.data.augment import make_augment, to_float
@@ -77,15 +76,15 @@ def test_resuming_while_features_are_computed_and_after(tmp_path, monkeypatch, c
     parts, labeled = tmp_path / "parts", tmp_path / "parts" / "features" / "labeled.npy"
 
     with monkeypatch.context() as patched:
-        cast, parts_done = feature_cache._cast, []
+        cast, parts_done = kept.cast, []
 
-        def interrupting(*args):
+        def interrupting(*args, **kwargs):
             parts_done.append(True)
             if len(parts_done) == 2:
                 os.kill(os.getpid(), signal.SIGTERM)
-            return cast(*args)
+            return cast(*args, **kwargs)
 
-        patched.setattr(feature_cache, "_cast", interrupting)
+        patched.setattr(kept, "cast", interrupting)
         with pytest.raises(Preempted):
             supervised.run(config, parts)
     assert list((parts / "features").iterdir()) == []
@@ -127,73 +126,6 @@ def test_views_are_those_of_the_image_and_the_number_of_the_view(tmp_path):
     held_out = images[splits.load(tmp_path / "splits.json").validation]
     clean = np.load(tmp_path / "features" / "validation.npy")
     np.testing.assert_allclose(clean, features(to_float(held_out)), rtol=1e-5, atol=1e-6)
-
-
-ARRAY = np.arange(12, dtype=np.float32).reshape(6, 2)
-
-
-def keep(folder, key="a", array=ARRAY, dtype="float32", **options):
-    """The kept array, and how often its rows were computed."""
-    computed = []
-
-    def rows():
-        computed.append(True)
-        yield from (array[:4], array[4:])
-
-    path = folder / "features" / "x.npy"
-    return feature_cache.keep(path, rows, key={"weights": key}, shape=array.shape, dtype=dtype, **options), computed
-
-
-def test_what_was_kept_is_found_and_nothing_else(tmp_path, capsys):
-    first, computed = keep(tmp_path)
-    assert isinstance(first, np.memmap) and len(computed) == 1
-    np.testing.assert_array_equal(first, ARRAY)
-    again, computed = keep(tmp_path)
-    np.testing.assert_array_equal(again, ARRAY)
-    assert not computed and "computed again" not in capsys.readouterr().out
-    other, computed = keep(tmp_path, key="b", array=-ARRAY)
-    np.testing.assert_array_equal(other, -ARRAY)
-    assert computed and "x.npy is of other weights: computed again" in capsys.readouterr().out.replace("\n", "")
-    half, computed = keep(tmp_path, key="b", dtype="float16")
-    assert computed and half.dtype == np.float16
-
-
-@pytest.mark.parametrize("left", ["no manifest", "no array", "cut off", "half a manifest"])
-def test_half_a_cache_is_computed_again(left, tmp_path):
-    keep(tmp_path)
-    array, manifest = (tmp_path / "features" / name for name in ("x.npy", "x.json"))
-    (tmp_path / "features" / ".x.npy.k1ll3d").write_bytes(b"half")
-    if left == "cut off":
-        array.write_bytes(array.read_bytes()[:-8])
-    elif left == "half a manifest":
-        manifest.write_text(manifest.read_text()[:20])
-    else:
-        (manifest if left == "no manifest" else array).unlink()
-    found, computed = keep(tmp_path)
-    assert computed
-    np.testing.assert_array_equal(found, ARRAY)
-    assert sorted(path.name for path in array.parent.iterdir()) == ["x.json", "x.npy"]
-
-
-@pytest.mark.parametrize("when", ["at once", "later"])
-def test_a_full_disk(when, tmp_path, monkeypatch, capsys):
-    def full(*args):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(*((os, "posix_fallocate") if when == "at once" else (feature_cache, "write_json")), full)
-    found, computed = keep(tmp_path)
-    np.testing.assert_array_equal(found, ARRAY)
-    assert not isinstance(found, np.memmap) and len(computed) == (1 if when == "at once" else 2)
-    assert "the disk is full: kept in memory" in capsys.readouterr().out.replace("\n", "")
-    assert list((tmp_path / "features").iterdir()) == []
-    with pytest.raises(UserError, match=r"x.npy needs 4.8e-08 GB and the disk is full; in memory at most 4.7e-08 GB"):
-        keep(tmp_path, memory_bytes=47)
-
-
-def test_values_that_half_precision_cannot_hold(tmp_path):
-    with pytest.raises(UserError, match=r"activations reach 699996, which cache.dtype=float16 cannot hold: .* float32"):
-        keep(tmp_path, array=ARRAY + 699_989, dtype="float16")
-    assert list((tmp_path / "features").iterdir()) == []
 
 
 def cut(*rules, level="", model="cnn", **groups):

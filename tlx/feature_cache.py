@@ -1,33 +1,22 @@
 """Activations of the frozen part of a network, computed once and kept: training then runs on the rest of it.
 
-Each set of examples has an array and a manifest, `NAME.npy` and `NAME.json`; the manifest says what the array is a
-function of (weights, data, views, level, dtype), and is written last, when the array is whole on the disk under its
-name. What has none, or one that says something else, is computed again: half an array is never taken for a whole one.
+Which level they are of, and what is wrong with asking for it; `tlx.kept` keeps them.
 """
 
-import errno
-import json
-import math
-import os
-import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import traverse_util
 
-from tlx import progress
 from tlx.errors import UserError, did_you_mean
 from tlx.optim import FROZEN, Optimizer
 from tlx.pretrained import weights
-from tlx.workdir import first_difference, write_json, writing
 
 PyTree = Any
 DTYPES = ("float32", "float16")
-MEMORY_BYTES = 2**31  # the most that is kept in memory instead, when the disk is full
 
 
 def cut(levels: Sequence[str], optimizer: Optimizer, *, batch_stats: PyTree, level: str = "") -> str:
@@ -127,97 +116,3 @@ def digest(variables: PyTree, levels: Sequence[str]) -> str:
     flat = traverse_util.flatten_dict(variables, sep="/")
     below = tuple(f"{part}/backbone/{level}/" for part in variables for level in levels)
     return weights.digest({path: value for path, value in flat.items() if path.startswith(below)})
-
-
-def is_stale(path: pathlib.Path, key: Mapping[str, Any]) -> str:
-    """What the array at `path` was computed from other than `key`: the first word of it that differs, or ""."""
-    manifest = _manifest(path)
-    difference = first_difference(manifest["key"], json.loads(json.dumps(key)), "") if manifest else None
-    return difference[0].split(".")[1] if difference else ""
-
-
-def keep(
-    path: pathlib.Path,
-    rows: Callable[[], Iterator[np.ndarray]],
-    *,
-    key: Mapping[str, Any],
-    shape: tuple[int, ...],
-    dtype: str,
-    memory_bytes: int = MEMORY_BYTES,
-) -> np.ndarray:
-    """The array at `path` if it is whole and of this key, else one that is computed and kept there.
-
-    Args:
-      path: `NAME.npy`; the manifest lies beside it.
-      rows: () -> the array's rows, float32 [b, ...], part after part; called again if the disk is full.
-      key: what the array is a function of, as JSON has it.
-      shape, dtype: of the array.
-      memory_bytes: a larger array is not kept in memory where the disk is full.
-
-    Returns:
-      A memory map of the file, read-only; or an array in memory, if it fits there and the disk was full.
-
-    Raises:
-      UserError: it fits on neither; a value that `dtype` cannot hold.
-    """
-    manifest = {"key": json.loads(json.dumps(key)), "shape": list(shape), "dtype": dtype}
-    if (found := _load(path, manifest)) is not None:
-        return found
-    if word := is_stale(path, key):
-        progress.say(f"[yellow]{path} is of other {word}: computed again[/yellow]")
-    path.with_suffix(".json").unlink(missing_ok=True)
-    for half in path.parent.glob(f".{path.name}.*"):  # of a process that was killed
-        half.unlink()
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    try:
-        with writing(path) as file:
-            # Reserved before anything is computed; and written, for under a map a full disk is a SIGBUS, no exception.
-            os.posix_fallocate(file.fileno(), 0, size)
-            np.lib.format.write_array_header_1_0(
-                file, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
-            )
-            for part in rows():
-                file.write(_cast(part, dtype).tobytes())
-        write_json(path.with_suffix(".json"), manifest)
-    except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        path.unlink(missing_ok=True)
-        room = f"{path} needs {size / 1e9:.3g} GB and the disk is full"
-        if size > memory_bytes:
-            raise UserError(
-                f"{room}; in memory at most {memory_bytes / 1e9:.3g} GB are kept: free some space, or set cache.dtype "
-                "to float16, fewer cache.views or a higher cache.level"
-            ) from None
-        progress.say(f"[yellow]{room}: kept in memory[/yellow]")
-        return np.concatenate([_cast(part, dtype) for part in rows()])
-    return np.load(path, mmap_mode="r")
-
-
-def _manifest(path: pathlib.Path) -> dict[str, Any] | None:
-    """Of the array at `path`; None where there is none that can be read."""
-    try:
-        return json.loads(path.with_suffix(".json").read_text())
-    except (OSError, ValueError):
-        return None
-
-
-def _load(path: pathlib.Path, manifest: Mapping[str, Any]) -> np.ndarray | None:
-    if _manifest(path) != manifest:
-        return None
-    try:
-        found = np.load(path, mmap_mode="r")
-    except (OSError, ValueError):  # absent, or cut off
-        return None
-    return found if [list(found.shape), found.dtype.name] == [manifest["shape"], manifest["dtype"]] else None
-
-
-def _cast(part: np.ndarray, dtype: str) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        cast = np.ascontiguousarray(part, dtype)
-    if not np.isfinite(cast).all():
-        raise UserError(
-            f"activations reach {np.abs(part).max():g}, which cache.dtype={dtype} cannot hold: set it to float32, and "
-            "check the weights if it is"
-        )
-    return cast

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from tlx import feature_cache, models, parallel, progress
+from tlx import feature_cache, kept, models, parallel, progress
 from tlx import rng as rng_lib
 from tlx.data import reader, source
 from tlx.data.view import make_view
@@ -38,7 +38,7 @@ def on_features(
       views of N images, for a stream.
 
     Raises:
-      UserError: the weights or data have changed since training began; see also `feature_cache.keep`.
+      UserError: the weights or data have changed since training began; see also `kept.keep`.
     """
     run = learner.run
     run.start()
@@ -68,22 +68,22 @@ def on_features(
         path, images = run.workdir / "features" / f"{split}.npy", run.examples(split)
         places = np.arange(len(images)) if split == "test" else getattr(run.splits, split)  # in the dataset
         own = key | {"images": [split, hashlib.sha256(places.astype(np.int64).tobytes()).hexdigest()], "views": about}
-        if (word := feature_cache.is_stale(path, own)) and any((run.workdir / "checkpoints").glob("*/[0-9]*")):
+        if (word := kept.is_stale(path, own)) and any((run.workdir / "checkpoints").glob("*/[0-9]*")):
             raise UserError(f"{path} is of other {word}, and so is the training so far: start again with --overwrite")
         on_devices = parallel.replicate(variables, run.mesh)
         with run.clock.measure("features"):
-            kept = feature_cache.keep(
+            found = kept.keep(
                 path,
-                functools.partial(_rows, run, functools.partial(extract, on_devices), images, places, views),
+                functools.partial(_rows, run, functools.partial(extract, on_devices), images, places, views, dtype),
                 key=own,
                 shape=(views * len(images), *shape),
                 dtype=dtype,
             )
         progress.say(
-            f"features: {views} x {len(images):,} {split} images at {learner.start!r}, {list(kept.shape[1:])} {dtype}, "
-            f"{kept.nbytes / 1e6:.3g} MB"
+            f"features: {views} x {len(images):,} {split} images at {learner.start!r}, {list(found.shape[1:])} "
+            f"{dtype}, {found.nbytes / 1e6:.3g} MB"
         )
-        return source.Examples(kept, np.tile(images.labels, views))
+        return source.Examples(found, np.tile(images.labels, views))
 
     clean = make_extract()
     if feature_cache.augmented(augment):
@@ -97,8 +97,10 @@ def on_features(
     return dataclasses.replace(learner, examples=evaluated), store, np.arange(len(labeled)).reshape(views, -1)
 
 
-def _rows(run: Run, extract: Callable, images: source.Examples, places: np.ndarray, views: int) -> Iterator[np.ndarray]:
-    """The activations of all images, view after view, float32 [b, ...] at a time."""
+def _rows(
+    run: Run, extract: Callable, images: source.Examples, places: np.ndarray, views: int, dtype: str
+) -> Iterator[np.ndarray]:
+    """The activations of all images, view after view, [b, ...] at a time."""
     count = len(images)
     store = run.store(images, example=places.astype(np.int32))
     with progress.bar("features", total=views * count, start=0) as bar:
@@ -108,6 +110,6 @@ def _rows(run: Run, extract: Callable, images: source.Examples, places: np.ndarr
                 run.preemption.check()
                 part = np.asarray(extract(batch, key))[: count - done]  # without the padding
                 done += len(part)
-                yield part
+                yield kept.cast(part, dtype, what="activations")
                 if bar.due():
                     bar.update(view * count + done, {})
