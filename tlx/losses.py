@@ -6,26 +6,45 @@ returns `[B]`. Logits are `[B, K]`, K classes; everything is computed in float32
 The project has one convention for distillation, used by every recipe and printed in every report::
 
     alpha * T^2 * KL(teacher_T || student_T)  +  beta * CE
+
+The other losses of distillation stand in the first term's place: `decoupled_kd` and `hard_distillation`, or the same
+term of standardised logits (`standardize`) or of an ensemble's (`combine_teachers`). `feature_distance` is added.
 """
+
+import numbers
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from tlx.errors import UserError
+from tlx.errors import UserError, did_you_mean
+
+COMBINE_BY = ("probabilities", "logits")
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Cross-entropy with hard labels.
+def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
+    """Cross-entropy with hard labels, or with `(1 - s) onehot(label) + s / K`: label smoothing.
+
+    Szegedy et al. (2016), "Rethinking the Inception Architecture for Computer Vision", section 7.
 
     Args:
       logits: [B, K].
       labels: int [B], in 0..K-1.
+      smoothing: s in 0..1, 1 excluded.
 
     Returns:
-      [B] float32, in nats: `-log softmax(logits)[label]`.
+      [B] float32, in nats: `-log softmax(logits)[label]` where s is 0.
+
+    Raises:
+      UserError: `smoothing` out of range.
     """
-    return optax.losses.softmax_cross_entropy_with_integer_labels(_f32(logits), labels)
+    check_smoothing(smoothing)
+    if not smoothing:
+        return optax.losses.softmax_cross_entropy_with_integer_labels(_f32(logits), labels)
+    onehot = jax.nn.one_hot(labels, logits.shape[-1])  # [B, K]
+    return soft_cross_entropy(logits, optax.losses.smooth_labels(onehot, smoothing))
 
 
 def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -64,6 +83,143 @@ def distillation_kl(student_logits: jax.Array, teacher_logits: jax.Array, temper
     student = jax.nn.log_softmax(_f32(student_logits) / temperature)
     teacher = jax.nn.log_softmax(jax.lax.stop_gradient(_f32(teacher_logits)) / temperature)
     return temperature**2 * optax.losses.kl_divergence_with_log_targets(student, teacher)
+
+
+def hard_distillation(student_logits: jax.Array, teacher_logits: jax.Array) -> jax.Array:
+    """Cross-entropy with the teacher's decision as the label; no temperature. From logits [B, K], [B] float32 in nats.
+
+    DeiT's hard-label distillation (Touvron et al. 2021, section 4, eq. 3) is the mean of this and the cross-entropy of
+    the true label: alpha = beta = 1/2. Of equal logits of the teacher the first class counts.
+    """
+    return cross_entropy(student_logits, jnp.argmax(teacher_logits, -1))
+
+
+def decoupled_kd(
+    student_logits: jax.Array,
+    teacher_logits: jax.Array,
+    labels: jax.Array,
+    temperature: float | jax.Array,
+    *,
+    target: float | jax.Array,
+    non_target: float | jax.Array,
+) -> jax.Array:
+    """`T^2 * (target * TCKD + non_target * NCKD)`: decoupled knowledge distillation.
+
+    Zhao et al. (2022), "Decoupled Knowledge Distillation", eq. 7 (not checked against the paper, but against their
+    code, which has the T^2). With p the distributions at temperature T and y the label, TCKD is the KL between the
+    two-class distributions (p_y, 1 - p_y), and NCKD that between the distributions over the other K - 1 classes, scaled
+    to add up to 1. By the chain rule of the KL (their eq. 6) ::
+
+        KL(teacher || student) = TCKD + (1 - p_y of the teacher) * NCKD
+
+    so plain distillation all but ignores the other classes where the teacher is sure of y.
+
+    Args:
+      student_logits: [B, K], K >= 2.
+      teacher_logits: [B, K]. No gradient flows into them.
+      labels: int [B], in 0..K-1.
+      temperature: T > 0, a number or a scalar array.
+      target, non_target: weights of the two terms, numbers or scalar arrays; not checked here (`check_weights`).
+
+    Returns:
+      [B] float32, in nats times T^2.
+
+    Raises:
+      UserError: if `temperature` is a Python number and not > 0.
+    """
+    check_temperature(temperature)
+    classes = student_logits.shape[-1]
+    # The columns are taken out, not masked: no log of 0 and no large negative number, however sure the teacher is.
+    other = (labels[:, None] + 1 + jnp.arange(classes - 1)) % classes  # [B, K-1]
+
+    def split(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits = _f32(logits)
+        own = jnp.take_along_axis(logits, labels[:, None], -1)  # [B, 1]
+        others = jnp.take_along_axis(logits, other, -1)  # [B, K-1]
+        # The logit at T of "any other class": softmax(pair / T) is (p_y, 1 - p_y).
+        rest = temperature * jax.nn.logsumexp(others / temperature, -1, keepdims=True)
+        return jnp.concatenate([own, rest], -1), others
+
+    (student_pair, student_others), (teacher_pair, teacher_others) = split(student_logits), split(teacher_logits)
+    tckd = distillation_kl(student_pair, teacher_pair, temperature)
+    nckd = distillation_kl(student_others, teacher_others, temperature)
+    return target * tckd + non_target * nckd
+
+
+def standardize(logits: jax.Array) -> jax.Array:
+    """Each row's logits less their mean, over their standard deviation: logit standardisation.
+
+    Sun et al. (2024), "Logit Standardization in Knowledge Distillation", algorithm 1: for student and teacher both,
+    before the temperature (not for the labels' cross-entropy), so that the student need not match the teacher's scale.
+    The variance is a mean over K, as printed there. Their code and figure 2 divide by K - 1: the same as here at
+    sqrt(K / (K - 1)) times the temperature.
+
+    From logits [B, K], [B, K] float32, each row of mean 0 and variance 1. A row of equal logits gives 0, with a
+    gradient of 0: a head that starts at zero learns nothing from a distillation term alone.
+    """
+    logits = _f32(logits)
+    # Any shift cancels. This one makes equal logits exactly 0, where the mean's rounding would be left, and scaled up.
+    shifted = logits - jax.lax.stop_gradient(logits[..., :1])
+    centered = shifted - jnp.mean(shifted, -1, keepdims=True)
+    variance = jnp.mean(centered**2, -1, keepdims=True)
+    return centered * jnp.where(variance > 0, jax.lax.rsqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)
+
+
+def combine_teachers(
+    teacher_logits: jax.Array,
+    temperature: float | jax.Array,
+    *,
+    weights: Sequence[float] | None = None,
+    by: str = "probabilities",
+) -> jax.Array:
+    """The logits of an ensemble: what to give as `teacher_logits` to the losses at the same temperature.
+
+    With z_m the members' logits and w_m their weights, scaled to add up to 1, the result is, by ::
+
+        "probabilities"   T * log sum_m w_m softmax(z_m / T)   whose softmax at T is the mean of the members' at T
+        "logits"          sum_m w_m z_m                        their geometric mean, whatever the temperature
+
+    Both means are of Hinton, Vinyals & Dean (2015), section 1 (not checked against the paper). A member of weight 0 is
+    left out; where one member remains, its logits are returned bit for bit.
+
+    Args:
+      teacher_logits: [B, M, K], M members.
+      temperature: T > 0, a number or a scalar array.
+      weights: M numbers >= 0, not all 0; None = equal.
+      by: one of COMBINE_BY.
+
+    Returns:
+      [B, K] float32.
+
+    Raises:
+      UserError: as `check_ensemble`; a `temperature` that is a Python number and not > 0.
+    """
+    members = teacher_logits.shape[1]
+    check_temperature(temperature)
+    check_ensemble(members, weights=weights, by=by)
+    shares = np.ones(members) if weights is None else np.asarray(weights, np.float64)
+    kept = np.flatnonzero(shares)
+    logits, shares = _f32(teacher_logits)[:, kept], _f32(shares[kept] / shares.sum())[:, None]  # [B, m, K], [m, 1]
+    if len(kept) == 1:
+        return logits[:, 0]
+    if by == "logits":
+        return jnp.sum(shares * logits, 1)
+    return temperature * jax.nn.logsumexp(jax.nn.log_softmax(logits / temperature) + jnp.log(shares), 1)
+
+
+def feature_distance(student: jax.Array, teacher: jax.Array) -> jax.Array:
+    """The mean over the features of the squared difference.
+
+    FitNets' hint loss (Romero et al. 2015, eq. 3; not checked against the paper) is half the squared L2 norm of the
+    difference, D / 2 times this one: here the weight of the term need not change with the layer's width.
+
+    From features [B, D] each, [B] float32. No gradient flows into the teacher's. Raises UserError where shapes differ.
+    """
+    if student.shape != teacher.shape:
+        raise UserError(
+            f"the student's features are {student.shape} and the teacher's {teacher.shape}: project the student's first"
+        )
+    return jnp.mean(optax.losses.squared_error(_f32(student), jax.lax.stop_gradient(_f32(teacher))), -1)
 
 
 def consistency_kl(noised_logits: jax.Array, clean_logits: jax.Array) -> jax.Array:
@@ -114,12 +270,33 @@ def check_temperature(temperature: float | jax.Array) -> None:
         raise UserError(f"temperature is {temperature}: it divides the logits and must be > 0 (1 leaves them alone)")
 
 
+def check_smoothing(smoothing: float) -> None:
+    """Raises UserError for what is not an amount of label smoothing."""
+    if not 0 <= smoothing < 1:
+        raise UserError(f"smoothing is {smoothing}: it must be in 0..1, 1 excluded (0 = off)")
+
+
+def check_ensemble(members: int, *, weights: Sequence[float] | None, by: str) -> None:
+    """Raises UserError unless `weights` are `members` finite numbers >= 0, not all 0, and `by` is in COMBINE_BY."""
+    if by not in COMBINE_BY:
+        raise UserError(f"combine is by {by!r}{did_you_mean(by, COMBINE_BY)}: use one of {', '.join(COMBINE_BY)}")
+    if weights is None:
+        return
+    if len(weights) != members:
+        raise UserError(f"teacher weights are {tuple(weights)}, but there are {members} teachers: give one weight each")
+    for weight in weights:
+        if not (isinstance(weight, numbers.Real) and 0 <= weight < float("inf")):
+            raise UserError(f"a teacher's weight is {weight!r}: it must be finite and >= 0 (0 leaves the teacher out)")
+    if not any(weights):
+        raise UserError(f"teacher weights are {tuple(weights)}: one at least must be above 0")
+
+
 def check_weights(*, not_all_zero: tuple[str, ...], **weights: float) -> None:
-    """Raises UserError unless every loss weight is finite and >= 0 and one at least of `not_all_zero` is > 0."""
+    """Raises UserError unless every loss weight is finite and >= 0 and one at least of `not_all_zero`, if any, > 0."""
     for name, value in weights.items():
         if not 0 <= value < float("inf"):
             raise UserError(f"{name} is {value}: a loss weight must be finite and >= 0")
-    if not any(weights[name] for name in not_all_zero):
+    if not_all_zero and not any(weights[name] for name in not_all_zero):
         raise UserError(f"{' and '.join(not_all_zero)} are both 0: nothing would be distilled; set one of them above 0")
 
 
