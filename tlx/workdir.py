@@ -5,6 +5,7 @@ task.json      what the network expects      phases/<phase>.json           finis
 splits.json    labelled, unlabelled, ...     metrics.jsonl, tensorboard/   curves
 result.json    the final figures; a run that has it is finished            report.html, gallery.npz, plots/
 features/      activations of what is frozen, if they are kept
+export/        the network as one file, if it was exported
 """
 
 import contextlib
@@ -25,7 +26,7 @@ from tlx.errors import UserError
 OWN = (
     *("config.json", "task.json", "splits.json", "result.json", "metrics.jsonl", "report.html", "gallery.npz"),
     "strategy.json",
-    *("checkpoints", "phases", "pseudo_labels", "tensorboard", "plots", "features"),
+    *("checkpoints", "phases", "pseudo_labels", "tensorboard", "plots", "features", "export"),
 )
 
 

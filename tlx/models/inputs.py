@@ -52,6 +52,6 @@ class Input:
         """
         self.check(images.shape[1:])
         if images.shape[1:3] != self.shape[:2]:
-            images = jax.image.resize(images, (len(images), *self.shape[:2], images.shape[3]), "bilinear")
+            images = jax.image.resize(images, (images.shape[0], *self.shape[:2], images.shape[3]), "bilinear")
         # Broadcasts a single channel to all.
         return (images - jnp.asarray(self.mean, jnp.float32)) / jnp.asarray(self.std, jnp.float32)

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -74,20 +74,24 @@ def load_run(path: str | os.PathLike) -> TrainedRun:
         raise UserError(f"{path} is unfinished (no result.json): run its command again, it goes on where it stopped")
     result, task = read_json(path / "result.json"), read_json(path / "task.json")
     selected = result["selected"]
-    model = models.build(
-        **_tuples(selected["model"]), num_classes=len(task["class_names"]), dtype=jnp.dtype(selected["dtype"])
-    )
+    model, takes = rebuild(selected, num_classes=len(task["class_names"]))
     return TrainedRun(
         path=path,
         model=model,
         variables=restore_variables(path / "checkpoints" / selected["phase"], selected["step"]),
         class_names=tuple(task["class_names"]),
         image_shape=tuple(task["image_shape"]),
-        takes=models.Input(**_tuples(selected["takes"])),
+        takes=takes,
         result=result,
     )
 
 
-def _tuples(options: dict[str, Any]) -> dict[str, Any]:
+def rebuild(selected: Mapping[str, Any], *, num_classes: int) -> tuple[models.Classifier, models.Input]:
+    """A network, without weights, and what it takes, from its record in JSON: {"model", "takes", "dtype", ...}."""
+    options, dtype = _tuples(selected["model"]), jnp.dtype(selected["dtype"])
+    return models.build(**options, num_classes=num_classes, dtype=dtype), models.Input(**_tuples(selected["takes"]))
+
+
+def _tuples(options: Mapping[str, Any]) -> dict[str, Any]:
     """JSON has lists only; model options are hashed, so they must be tuples."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
