@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from tlx import models, steps
+from tlx import models, steps, teachers
 from tlx.data import reader, source, view
 from tlx.parallel import make_mesh
 from tlx.state import TrainState
@@ -34,7 +34,11 @@ def test_first_losses(method):
     make = {
         "supervised": steps.make_supervised_step,
         "distill": functools.partial(
-            steps.make_distill_step, teacher_apply=apply, temperature=4.0, alpha=0.9, beta=0.1
+            steps.make_distill_step,
+            teach=teachers.make_reader(num_classes=10),
+            temperature=4.0,
+            alpha=0.9,
+            beta=0.1,
         ),
         "self_train": functools.partial(
             steps.make_self_train_step, temperature=2.0, alpha=0.7, beta=0.3, consistency=0.5, labeled=1.0
@@ -50,8 +54,11 @@ def test_first_losses(method):
     store = reader.Store(data.train, mesh=mesh, mode="jit", **columns)
     step = jax.jit(make(apply=apply, view=see, tx=tx))
     state, losses = TrainState.create(variables=variables, tx=tx), []
-    for batch in reader.train_batches(store, [reader.Stream(np.arange(count), 64, (0,))], start=0, steps=4):
-        extra = (teacher,) if method == "distill" else ()
-        state, metrics = step(state, *extra, batch, jax.random.key(0))
+    teach = jax.jit(teachers.make_teach(applies=[apply], view=see))
+    stream = reader.Stream(np.arange(count), 64, (0,))
+    for number, batch in enumerate(reader.train_batches(store, [stream], start=0, steps=4)):
+        if method == "distill":
+            batch |= teach((teacher,), batch, jax.random.key(0), number)
+        state, metrics = step(state, batch, jax.random.key(0))
         losses.append(float(metrics["loss"][0]))
     np.testing.assert_allclose(losses, GOLDEN[method], rtol=1e-4)

@@ -320,7 +320,7 @@ def test_bad_temperature(temperature):
 def test_bad_weights():
     with pytest.raises(UserError, match="beta is -1"):
         losses.check_weights(not_all_zero=("alpha", "beta"), alpha=1, beta=-1)
-    with pytest.raises(UserError, match="alpha and beta are both 0"):
+    with pytest.raises(UserError, match="alpha and beta are all 0"):
         losses.check_weights(not_all_zero=("alpha", "beta"), alpha=0.0, beta=0, labeled=1)
 
 
@@ -329,5 +329,5 @@ def test_loss_weights():
     losses.check_weights(not_all_zero=(), alpha=0)  # the other weights are another's affair
     with pytest.raises(UserError, match="beta is -1"):
         losses.check_weights(not_all_zero=(), beta=-1)
-    with pytest.raises(UserError, match="alpha and beta are both 0"):
+    with pytest.raises(UserError, match="alpha and beta are all 0"):
         losses.check_weights(not_all_zero=("alpha", "beta"), alpha=0, beta=0.0)

@@ -345,7 +345,7 @@ def test_bad_input_before_any_compilation(changes, message, tmp_path, monkeypatc
     [
         ({"loss.temperature": 0.0}, "temperature is 0.0"),
         ({"loss.alpha": -1.0}, "alpha is -1.0"),
-        ({"loss.alpha": 0.0, "loss.beta": 0.0}, "alpha and beta are both 0"),
+        ({"loss.alpha": 0.0, "loss.beta": 0.0}, "alpha and beta are all 0"),
         ({"rounds": 0}, "rounds is 0"),
         ({"student.unlabeled_ratio": 0.3}, "unlabeled_ratio is 2, which does not divide"),
         ({"pseudo_label.kind": "firm"}, "pseudo_label.kind is 'firm'"),

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from tlx import losses, optim, parallel, rng, steps
+from tlx import losses, optim, parallel, rng, steps, teachers
 from tlx.errors import UserError
 from tlx.models.apply import make_apply
 from tlx.state import TrainState
@@ -25,14 +25,18 @@ def noisy(images, slots, key):
     return images + 0.1 * jax.vmap(draw)(slots)
 
 
-def run(step, variables, tx, batch, *, mode="jit", count=3, teacher=None, ema=False, seed=0):
-    mesh = parallel.make_mesh()
-    args = ("whole", "batch", "whole") if teacher is None else ("whole", "whole", "batch", "whole")
-    compiled = parallel.parallelize(step, mode, mesh, args=args)
+def run(step, variables, tx, batch, *, mode="jit", count=3, teach=None, teacher=None, ema=False, seed=0):
+    """`teach`, of `teacher`'s variables, is a program of its own before each step, as the recipe has it."""
+    mesh, key = parallel.make_mesh(), jax.random.key(seed)
+    compiled = parallel.parallelize(step, mode, mesh, args=("whole", "batch", "whole"))
+    if teach:
+        program = parallel.parallelize(teach, mode, mesh, args=("whole", "batch", "whole", "whole"), out="sharded")
     state = parallel.replicate(TrainState.create(variables=variables, tx=tx, ema=ema), mesh)
-    for _ in range(count):
-        extra = () if teacher is None else (teacher,)
-        state, metrics = compiled(state, *extra, parallel.shard_batch(batch, mode, mesh), jax.random.key(seed))
+    for number in range(count):
+        sharded = parallel.shard_batch(batch, mode, mesh)
+        if teach:
+            sharded |= program((teacher,), sharded, key, np.int32(number))
+        state, metrics = compiled(state, sharded, key)
         jax.block_until_ready(metrics)  # as the loop does on virtual devices
     return state, jax.device_get(metrics)
 
@@ -60,10 +64,11 @@ def test_distill_step_by_hand_and_teacher_unchanged(tiny, batch):
     teacher = jax.tree.map(lambda x: x + 0.3, variables)
     before = jax.device_get(teacher)
     step = steps.make_distill_step(
-        apply=make_apply(model), teacher_apply=make_apply(model), view=PLAIN, tx=optax.sgd(0.3),
+        apply=make_apply(model), teach=teachers.make_reader(num_classes=3), view=PLAIN, tx=optax.sgd(0.3),
         temperature=3.0, alpha=0.8, beta=0.2,
     )  # fmt: skip
-    state, metrics = run(step, variables, optax.sgd(0.3), batch, count=1, teacher=teacher)
+    teach = teachers.make_teach(applies=[make_apply(model)], view=PLAIN)
+    state, metrics = run(step, variables, optax.sgd(0.3), batch, count=1, teach=teach, teacher=teacher)
     labeled = batch["weight"] > 0
 
     def loss(params):
@@ -135,17 +140,18 @@ def test_three_harnesses_and_accumulation_agree(tiny, batch, method):
         model, _ = tiny(norm=accumulate == 1, axis_name=parallel.axis_name(mode))
         shared = {"apply": make_apply(model), "view": noisy, "tx": optax.sgd(0.3), "accumulate": accumulate}
         shared["axis_name"] = parallel.axis_name(mode)
+        teach = None
         if method == "supervised":
             step = steps.make_supervised_step(**shared)
         elif method == "distill":
-            step = steps.make_distill_step(
-                teacher_apply=make_apply(model), temperature=2.0, alpha=0.5, beta=0.5, **shared
-            )
+            teach = teachers.make_teach(applies=[make_apply(model)], view=noisy)
+            reader = teachers.make_reader(num_classes=3)
+            step = steps.make_distill_step(teach=reader, temperature=2.0, alpha=0.5, beta=0.5, **shared)
         else:
             step = steps.make_self_train_step(**SELF_TRAIN, **shared)
         start = variables if accumulate == 1 else {"params": tiny()[1]["params"]}
-        teacher = jax.tree.map(lambda x: x + 0.2, start) if method == "distill" else None
-        return run(step, start, optax.sgd(0.3), batch, mode=mode, teacher=teacher)
+        teacher = jax.tree.map(lambda x: x + 0.2, start)
+        return run(step, start, optax.sgd(0.3), batch, mode=mode, teach=teach, teacher=teacher)
 
     state, metrics = final("jit")
     for mode in ("pmap", "shard_map"):

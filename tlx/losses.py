@@ -297,7 +297,7 @@ def check_weights(*, not_all_zero: tuple[str, ...], **weights: float) -> None:
         if not 0 <= value < float("inf"):
             raise UserError(f"{name} is {value}: a loss weight must be finite and >= 0")
     if not_all_zero and not any(weights[name] for name in not_all_zero):
-        raise UserError(f"{' and '.join(not_all_zero)} are both 0: nothing would be distilled; set one of them above 0")
+        raise UserError(f"{' and '.join(not_all_zero)} are all 0: nothing would be distilled; set one of them above 0")
 
 
 def _f32(x: jax.Array) -> jax.Array:

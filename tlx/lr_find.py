@@ -25,11 +25,10 @@ from absl import flags
 
 from tlx import config as config_lib
 from tlx import optim, plots, progress, recipes
-from tlx import rng as rng_lib
 from tlx.data import reader
 from tlx.errors import UserError
 from tlx.ramp import Found, follow
-from tlx.recipes.learner import Learner
+from tlx.recipes.learner import Learner, Teach
 from tlx.recipes.run import prepare
 
 RECIPES = ("supervised", "distill")  # what trains in one phase
@@ -67,13 +66,19 @@ def find(config: Mapping[str, Any], *, steps: int = STEPS, low: float = LOW, hig
 
 
 def _train(
-    learner: Learner, steps: int, *, variables: Any, store: reader.Store, streams: Sequence, extra: tuple = ()
+    learner: Learner,
+    steps: int,
+    *,
+    variables: Any,
+    store: reader.Store,
+    streams: Sequence,
+    teach: Teach = lambda batches, start: batches,
 ) -> Iterator[float]:
     """The loss of each step, as `learner.fit` would come to it."""
-    state, key = learner.state(variables), rng_lib.stream(learner.run.rng, "train")
+    state, key = learner.state(variables), learner.key("train")
     with progress.bar("range test", total=steps, start=0) as bar:
-        for number, batch in enumerate(reader.train_batches(store, streams, start=0, steps=steps)):
-            state, metrics = learner.step(number)(state, *extra, batch, key)
+        for number, batch in enumerate(teach(reader.train_batches(store, streams, start=0, steps=steps), 0)):
+            state, metrics = learner.step(number)(state, batch, key)
             loss = float(metrics["loss"][0])
             if bar.due():
                 bar.update(number + 1, {"loss": loss})

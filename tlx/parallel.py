@@ -67,7 +67,8 @@ def parallelize(
       mesh: from `make_mesh`.
       args: for each argument "whole" (on every device: state, teacher, rng) or "batch" (arrays [B, ...] from
         `shard_batch` with the same mode).
-      out: the same for the result; a tuple names each output apart. "whole" promises equal values on all devices.
+      out: the same for the result; a tuple names each output apart. "whole" promises equal values on all devices, and
+        "sharded" is "batch" in the layout of an argument, for a further step.
       donate: reuse argument 0's memory for the result. The caller must not touch the old state again.
 
     Returns:
@@ -76,7 +77,7 @@ def parallelize(
     check_mode(mode)
     donate_argnums = (0,) if donate else ()
     if mode == "pmap":
-        axes = {"whole": None, "batch": 0}
+        axes = {"whole": None, "batch": 0, "sharded": 0}
         mapped = jax.pmap(
             step,
             axis_name=AXIS,
@@ -87,7 +88,7 @@ def parallelize(
         )
         return lambda *arguments: _unstack(mapped(*arguments), out)
 
-    specs = {"whole": P(), "batch": P(AXIS)}
+    specs = {"whole": P(), "batch": P(AXIS), "sharded": P(AXIS)}
     in_specs = tuple(specs[kind] for kind in args)
     out_specs = specs[out] if isinstance(out, str) else tuple(specs[kind] for kind in out)
     if mode == "shard_map":

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from tlx import losses, rng
+from tlx.data.view import view_keys
 from tlx.errors import UserError
 from tlx.optim import stop_frozen
 from tlx.state import TrainState
@@ -23,26 +24,27 @@ from tlx.state import TrainState
 PyTree = Any
 Batch = dict[str, jax.Array]
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
+Schedulable = float | Callable[[jax.Array], jax.Array]  # a number, or a function of the step
 
 
 def make_update(
     *,
     objective: Callable,
     weights: Callable[[Batch], dict[str, jax.Array]],
-    coefficients: dict[str, float],
+    coefficients: dict[str, Schedulable],
     tx: optax.GradientTransformation,
     frozen: PyTree | None,
     ema_decay: float,
     accumulate: int,
     axis_name: str | None,
 ) -> Callable:
-    """Builds `step(state, extra, batch, rng) -> (state, metrics)`.
+    """Builds `step(state, batch, rng) -> (state, metrics)`.
 
     Args:
-      objective: `(variables, extra, batch, keys) -> (values, batch_stats, metrics)`: values {term: [B]}, metrics pairs
-        (sum, count); `keys` has "augment" and "dropout". `extra` is what the caller gives beside the state (a teacher).
+      objective: `(variables, step, batch, keys) -> (values, batch_stats, metrics)`: values {term: [B]}, metrics pairs
+        (sum, count); `keys` are those of `tlx.data.view.view_keys` and "dropout".
       weights: `batch -> {term: [B]}`, for the same terms.
-      coefficients: {term: its weight in the loss}.
+      coefficients: {term: its weight in the loss, a number or a function of the step}.
       tx, frozen, ema_decay, accumulate, axis_name: as in `tlx.steps.make_supervised_step`.
 
     Raises:
@@ -53,19 +55,20 @@ def make_update(
     if not 0 <= ema_decay < 1:
         raise UserError(f"ema_decay is {ema_decay}: it must be in 0..1, 1 excluded (0 = no average)")
 
-    def step(state: TrainState, extra: PyTree, batch: Batch, root: jax.Array) -> tuple[TrainState, Metrics]:
-        augment = rng.at_step(rng.stream(root, "augment"), state.step)
+    def step(state: TrainState, batch: Batch, root: jax.Array) -> tuple[TrainState, Metrics]:
+        views = view_keys(root, state.step)
+        factors = {name: value_at(c, state.step) for name, c in coefficients.items()}
         dropout = rng.at_step(rng.stream(root, "dropout"), state.step, axis_name)
         # The denominators, over all devices and micro-batches, before any gradient: they depend on the batch alone.
         counts = psum({name: jnp.sum(w, dtype=jnp.float32) for name, w in weights(batch).items()}, axis_name)
 
         def loss_fn(params: PyTree, batch_stats: PyTree, micro: Batch, index: jax.Array) -> tuple[jax.Array, tuple]:
             variables = {"params": stop_frozen(params, frozen), "batch_stats": batch_stats}
-            keys = {"augment": augment, "dropout": jax.random.fold_in(dropout, index)}
-            values, batch_stats, metrics = objective(variables, extra, micro, keys)
+            keys = views | {"dropout": jax.random.fold_in(dropout, index)}
+            values, batch_stats, metrics = objective(variables, state.step, micro, keys)
             sums = {name: losses.weighted_sum(values[name], w) for name, w in weights(micro).items()}
             # This device's and micro-batch's share; the shares add up to the loss, and their gradients to its gradient.
-            loss = sum(coefficients[name] * s / jnp.maximum(counts[name], 1e-9) for name, (s, _) in sums.items())
+            loss = sum(factors[name] * s / jnp.maximum(counts[name], 1e-9) for name, (s, _) in sums.items())
             return loss, (batch_stats, metrics | {f"loss/{name}": pair for name, pair in sums.items()})
 
         def gradient(batch_stats: PyTree, micro: Batch, index: jax.Array) -> tuple[PyTree, PyTree, Metrics]:
@@ -115,6 +118,11 @@ def _accumulate(gradient: Callable, batch_stats: PyTree, batch: Batch, count: in
     # Unrolled on CPU, where XLA runs convolutions inside a loop many times slower than outside (measured: 19x).
     unroll = jax.default_backend() == "cpu"
     return jax.lax.scan(body, (batch_stats, zeros), (micros, index), unroll=unroll)[0]
+
+
+def value_at(value: Schedulable, step: jax.Array) -> float | jax.Array:
+    """The number itself, or the schedule's value at `step`."""
+    return value(step) if callable(value) else value
 
 
 def psum(tree: PyTree, axis_name: str | None) -> PyTree:

@@ -4,7 +4,7 @@ config.json    the resolved config           checkpoints/<phase>/<step>/   orbax
 task.json      what the network expects      phases/<phase>.json           finished phases, in order
 splits.json    labelled, unlabelled, ...     metrics.jsonl, tensorboard/   curves
 result.json    the final figures; a run that has it is finished            report.html, gallery.npz, plots/
-features/      activations of what is frozen, if they are kept
+features/      activations of what is frozen, if they are kept; teacher/ what a teacher said, if that is
 export/        the network as one file, if it was exported
 """
 

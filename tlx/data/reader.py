@@ -8,7 +8,7 @@ permutation a pass costs nothing.
 
 import concurrent.futures
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -56,6 +56,9 @@ class Stream:
         return np.concatenate(parts)
 
 
+PARTNER = ("image", "label", "weight")  # the columns that an example's partner in mixup is needed of
+
+
 class Store:
     """Arrays [N, ...] that share their first axis, and the gathering of their rows into batches on the devices.
 
@@ -63,12 +66,31 @@ class Store:
     where it is (memory, or array_record files), and rows are read on the host.
     """
 
-    def __init__(self, examples: Examples, *, mesh: Mesh, mode: str, device_bytes: int = 2**28, **columns: np.ndarray):
-        """`columns` are further arrays [N, ...]: weights, teacher logits; a batch has all of them beside the image."""
-        self._mesh, self._mode = mesh, mode
+    def __init__(
+        self,
+        examples: Examples,
+        *,
+        mesh: Mesh,
+        mode: str,
+        device_bytes: int = 2**28,
+        partners: Callable[[np.ndarray], np.ndarray] | None = None,
+        **columns: np.ndarray,
+    ):
+        """Puts the arrays where they will be read.
+
+        Args:
+          examples: N of them.
+          mesh, mode: see `tlx.parallel`.
+          device_bytes: what all arrays together may take on a device.
+          partners: for mixup: from the rows [B] of a batch to those of their partners, whose columns PARTNER the batch
+            then has too, as "partner_image", ...
+          **columns: further arrays, [N, ...] or, of V views of each example, [V * N, ...]: weights, teacher logits; a
+            batch has all of them beside the image. Row r of those that are shorter is row r mod N.
+        """
+        self._mesh, self._mode, self._partners = mesh, mode, partners
         self._columns: dict[str, Any] = {"image": examples.images, "label": examples.labels, **columns}
-        images = examples.images
-        self._on_device = isinstance(images, np.ndarray) and images.nbytes <= device_bytes
+        arrays = [column for column in self._columns.values() if isinstance(column, np.ndarray)]
+        self._on_device = len(arrays) == len(self._columns) and sum(a.nbytes for a in arrays) <= device_bytes
         if self._on_device:
             self._columns = replicate(self._columns, mesh)
             self._gather = _make_gather(mesh, mode)
@@ -82,10 +104,13 @@ class Store:
         part = np.array_split(slot, jax.process_count())[jax.process_index()]
         extra = {"slot": slot[part]} | ({} if weight is None else {"weight": weight[part].astype(np.float32)})
         local = index[part].astype(np.int32)
+        if self._partners:
+            extra["partner"] = self._partners(index)[part].astype(np.int32)
         if self._on_device:
             sharded = shard_batch({"index": local, **extra}, self._mode, self._mesh)
-            return self._gather(self._columns, sharded.pop("index")) | sharded
-        rows = {name: column[local] for name, column in self._columns.items()}
+            given = {name: sharded.pop(name) for name in ("index", "partner") if name in sharded}
+            return self._gather(self._columns, **given) | sharded
+        rows = _take(self._columns, local, extra.pop("partner", None), lambda column, rows: column[rows])
         return shard_batch(rows | extra, self._mode, self._mesh)
 
 
@@ -109,11 +134,18 @@ def eval_batches(store: Store, index: np.ndarray, size: int) -> Iterator[Batch]:
         yield store.batch(np.concatenate([rows, np.repeat(rows[:1], padding)]), weight)
 
 
+def _take(columns: Mapping[str, Any], index: Any, partner: Any, take: Callable) -> dict[str, Any]:
+    rows = {name: take(column, index % len(column)) for name, column in columns.items()}
+    if partner is not None:
+        rows |= {f"partner_{name}": take(columns[name], partner % len(columns[name])) for name in PARTNER}
+    return rows
+
+
 def _make_gather(mesh: Mesh, mode: str) -> Any:
     """One compiled lookup. Under "pmap" the indices come as [devices, B / devices], and so do the rows."""
-    sharding = NamedSharding(mesh, P(AXIS))
 
-    def gather(columns: Mapping[str, jax.Array], index: jax.Array) -> Batch:
-        return {name: jnp.take(column, index, axis=0) for name, column in columns.items()}
+    def gather(columns: Mapping[str, jax.Array], index: jax.Array, partner: jax.Array | None = None) -> Batch:
+        return _take(columns, index, partner, lambda column, rows: jnp.take(column, rows, axis=0))
 
-    return jax.jit(gather, out_shardings=sharding)
+    # Keyword arguments, since `in_shardings` are not given: the arrays bring their own.
+    return jax.jit(gather, out_shardings=NamedSharding(mesh, P(AXIS)))

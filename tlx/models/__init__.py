@@ -47,6 +47,8 @@ def build(
     *,
     num_classes: int,
     head_level: str = "",
+    projector: int = 0,
+    projector_level: str = "pooled",
     dtype: Any = jnp.float32,
     axis_name: str | None = None,
     **options: Any,
@@ -58,6 +60,7 @@ def build(
       num_classes: K.
       head_level: the level that the head is on, without what lies above it; "" = the top. Checked when the model is
         first traced.
+      projector, projector_level: see `Classifier`; not an option of a config, since no trained network has one.
       dtype: what the backbone computes in; parameters and logits are float32 whatever it is.
       axis_name: the mesh axis over which BatchNorm's statistics are averaged. Under plain `jit` leave it None: there
         the batch is whole.
@@ -84,7 +87,14 @@ def build(
     if not jnp.issubdtype(dtype, jnp.floating):
         raise UserError(f"dtype={dtype.name!r}: not a floating type; use float32 or bfloat16")
     backbone = constructor(dtype=dtype, axis_name=axis_name, **options)
-    return Classifier(backbone=backbone, num_classes=num_classes, head_level=head_level, dtype=dtype)
+    return Classifier(
+        backbone=backbone,
+        num_classes=num_classes,
+        head_level=head_level,
+        projector=projector,
+        projector_level=projector_level,
+        dtype=dtype,
+    )
 
 
 def scale(options: Mapping[str, Any], factor: float) -> dict[str, Any]:
@@ -104,13 +114,13 @@ def scale(options: Mapping[str, Any], factor: float) -> dict[str, Any]:
 
 
 def levels(model: Classifier, image_shape: Sequence[int]) -> tuple[str, ...]:
-    """The names of the levels that can have parameters, from input to output: all but "pooled".
+    """The names of the backbone's levels that can have parameters, from input to output: all but "pooled".
 
     Args:
       model: the classifier.
       image_shape: (H, W, C).
     """
-    return tuple(name for name in level_shapes(model, image_shape) if name != "pooled")
+    return tuple(name for name in level_shapes(model, image_shape) if name not in ("pooled", "projected"))
 
 
 def level_shapes(model: Classifier, image_shape: Sequence[int]) -> dict[str, tuple[int, ...]]:

@@ -5,6 +5,9 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+
+from tlx.models.layers import summarize
 
 PyTree = Any
 
@@ -15,6 +18,7 @@ def make_apply(
     takes: Callable[[jax.Array], jax.Array] | None = None,
     frozen_norms: Collection[str] = (),
     start: str = "",
+    level: str = "",
 ) -> Callable:
     """Wraps a linen classifier for the steps.
 
@@ -24,13 +28,19 @@ def make_apply(
       frozen_norms: paths ("backbone/stage1/block1/norm1") of BatchNorm modules that run on their stored statistics
         even in training, and leave them as they are. Frozen weights with moving statistics are not frozen.
       start: the level from whose activations, instead of images, the network runs; they are taken as they are.
+      level: return this level's activation too, `(logits, features)` in place of logits: float32 [B, D], as a head
+        would read it (`tlx.models.layers.summarize`); "" = the logits alone.
 
     Returns:
       `apply(variables, images, *, train, key=None) -> (logits, batch_stats)`: images float [B, H, W, C] in [0, 1],
       logits float32 [B, K]; `key` seeds dropout and stochastic depth, needed only where `train`; `batch_stats` are the
       updated statistics where `train`, else the given ones.
     """
-    begin = {"start": start} if start else {}  # any module that takes images will do without
+    options = {"start": start} if start else {}  # any module that takes images will do without
+    options |= {"features": True} if level else {}
+
+    def read(out: Any) -> Any:
+        return (out[0], summarize(out[1][level]).astype(jnp.float32)) if level else out
 
     def rest_frozen_norms(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
         if isinstance(context.module, nn.BatchNorm) and "/".join(context.module.path) in frozen_norms:
@@ -43,11 +53,11 @@ def make_apply(
         images = takes(images) if takes is not None and not start else images
         batch_stats = variables.get("batch_stats", {})
         if not train:
-            return model.apply(variables, images, train=False, **begin), batch_stats
+            return read(model.apply(variables, images, train=False, **options)), batch_stats
         with nn.intercept_methods(rest_frozen_norms):
-            logits, updated = model.apply(
-                variables, images, train=True, rngs={"dropout": key}, mutable=["batch_stats"], **begin
+            out, updated = model.apply(
+                variables, images, train=True, rngs={"dropout": key}, mutable=["batch_stats"], **options
             )
-        return logits, updated.get("batch_stats", batch_stats)
+        return read(out), updated.get("batch_stats", batch_stats)
 
     return apply

@@ -7,7 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tlx.errors import UserError
+from tlx.errors import UserError, did_you_mean
+from tlx.models.layers import summarize
 
 
 class Classifier(nn.Module):
@@ -19,6 +20,10 @@ class Classifier(nn.Module):
         activation from input to output, the last of which is "pooled", [B, D]. A level's parameters lie under its name.
       num_classes: K.
       head_level: the level that the head is on: what lies above it is left out. "" = the usual, the top.
+      projector: D > 0 adds a learned projection of `projector_level` to D numbers, the level "projected", for what
+        matches features of another network in training. Its parameters lie beside the two parts, under "projector",
+        and no prediction reads them.
+      projector_level: the level that it projects.
       dtype: what the backbone computes in. Parameters are float32, and so is the head: it costs next to nothing, and
         eight bits of a logit are too few for a temperature or a confidence threshold.
     """
@@ -26,6 +31,8 @@ class Classifier(nn.Module):
     backbone: nn.Module
     num_classes: int
     head_level: str = ""
+    projector: int = 0
+    projector_level: str = "pooled"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -53,5 +60,13 @@ class Classifier(nn.Module):
             raise UserError(f"images are {x.dtype} {list(x.shape)}: give normalized floats of shape [B, H, W, C]")
         levels = self.backbone(x.astype(self.dtype), train=train, start=start, end=self.head_level)
         logits = nn.Dense(self.num_classes, dtype=jnp.float32, name="head")(levels["pooled"])  # [B, K]
+        if self.projector and (features or self.is_initializing()):
+            if self.projector_level not in levels:
+                raise UserError(
+                    f"the model has no level {self.projector_level!r}{did_you_mean(self.projector_level, levels)} to "
+                    f"project: it has {', '.join(levels)}"
+                )
+            x = summarize(levels[self.projector_level])
+            levels = levels | {"projected": nn.Dense(self.projector, dtype=jnp.float32, name="projector")(x)}
         # A plain dict would come out of `jit` and `eval_shape` sorted by name.
         return (logits, OrderedDict(levels)) if features else logits

@@ -3,11 +3,12 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
 from tlx import models
 from tlx.checkpoint import restore_variables
@@ -52,14 +53,6 @@ class TrainedRun:
         if tuple(image_shape) != self.image_shape:
             raise UserError(f"{self.path} expects images {list(self.image_shape)}, the data's are {list(image_shape)}")
 
-    def check_classes(self, class_names: tuple[str, ...]) -> None:
-        """Raises UserError unless the network's classes are these, in this order."""
-        if tuple(class_names) != self.class_names:
-            raise UserError(
-                f"{self.path} tells {', '.join(self.class_names)} apart, the data have {', '.join(class_names)}: "
-                "a teacher must have its student's classes"
-            )
-
 
 def load_run(path: str | os.PathLike) -> TrainedRun:
     """Loads the network that a finished run ended with: the checkpoint that was best on validation.
@@ -75,10 +68,11 @@ def load_run(path: str | os.PathLike) -> TrainedRun:
     result, task = read_json(path / "result.json"), read_json(path / "task.json")
     selected = result["selected"]
     model, takes = rebuild(selected, num_classes=len(task["class_names"]))
+    variables = network_only(restore_variables(path / "checkpoints" / selected["phase"], selected["step"]))
     return TrainedRun(
         path=path,
         model=model,
-        variables=restore_variables(path / "checkpoints" / selected["phase"], selected["step"]),
+        variables=add_bias(variables, selected["bias"]) if selected.get("bias") else variables,
         class_names=tuple(task["class_names"]),
         image_shape=tuple(task["image_shape"]),
         takes=takes,
@@ -90,6 +84,19 @@ def rebuild(selected: Mapping[str, Any], *, num_classes: int) -> tuple[models.Cl
     """A network, without weights, and what it takes, from its record in JSON: {"model", "takes", "dtype", ...}."""
     options, dtype = _tuples(selected["model"]), jnp.dtype(selected["dtype"])
     return models.build(**options, num_classes=num_classes, dtype=dtype), models.Input(**_tuples(selected["takes"]))
+
+
+def network_only(variables: PyTree) -> PyTree:
+    """Without what only training needed: parameters beside the backbone and the head."""
+    params = variables["params"]
+    return variables | {"params": {part: params[part] for part in ("backbone", "head") if part in params}}
+
+
+def add_bias(variables: PyTree, bias: Sequence[float]) -> PyTree:
+    """With `bias` [K] added to the head's: a correction that was fitted after training."""
+    params = variables["params"]
+    head = params["head"] | {"bias": params["head"]["bias"] + np.asarray(bias, np.float32)}
+    return variables | {"params": params | {"head": head}}
 
 
 def _tuples(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,14 @@
-"""Distil a finished run's network into another: `alpha * T^2 * KL(teacher_T || student_T) + beta * CE`."""
+"""Distil one network, or many, into another: `alpha * T^2 * KL(teacher_T || student_T) + beta * CE`.
 
+teacher(s) <- finished runs, published weights, or a file of logits
+each of (assistants, then `generations` of the student):
+    a fresh network learns from the teacher on the transfer set
+    it is the next one's teacher
+"""
+
+import dataclasses
 import functools
+import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -8,18 +16,68 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from tlx import bias_correction, losses, progress, steps, teachers
 from tlx import config as config_lib
-from tlx import models, parallel, pretrained, progress, steps
 from tlx.errors import UserError
-from tlx.recipes.learner import Learner, make_learner
+from tlx.loss_schedule import check_range, make_schedule
+from tlx.pretrained.run import add_bias
+from tlx.recipes.judgement import compare_networks, judge
+from tlx.recipes.learner import Learner, Trained, digest, make_learner
+from tlx.recipes.lessons import check_views, feature_width, lessons, make_program
 from tlx.recipes.run import Run, finish, finished, open_run
+from tlx.recipes.transfer import transfer_set
+from tlx.teachers import Teacher
+
+Sources = tuple[Teacher, ...] | np.ndarray  # networks, or the logits [N, K] of the training set
+SCHEDULED = ("temperature", "alpha", "beta")
 
 
 def default_config() -> ConfigDict:
     config = config_lib.base("distill")
-    config.teacher = {"run": ""}  # the folder of a finished run
-    config.transfer = "all"  # distil on "labeled" images only, or on "all": the unlabelled too, without their labels
-    config.loss = {"temperature": 4.0, "alpha": 0.9, "beta": 0.1}
+    config.teacher = {  # one of the first four
+        "run": "",  # the folder of a finished run
+        "runs": (),  # of several: an ensemble
+        "published": {
+            "name": "",
+            "weights": "",
+            "key": "",
+            "preprocessing": "",
+            "image_size": 0,
+        },  # a model, as config.init
+        "logits": "",  # a file of logits for the training images, see `tlx.teachers.read_logits`
+        "combine": "probabilities",  # an ensemble's mean, at T: of "probabilities" or of "logits"
+        "weights": (),  # how much each of the ensemble counts; () = as much
+        "sees": "student",  # the "student"'s view of an image, or the "clean" image
+    }
+    config.transfer = {
+        "images": "all",  # distil on "labeled" images, on "unlabeled", or on "all", with the labels that there are
+        "classes": (),  # on images of these classes only; () = all
+        "correct_bias": True,  # then give the other classes the bias that makes fewest errors on validation images
+        # Or on the training images of other data altogether, of the same shape; labels are not looked at.
+        "data": {"name": "", "idx_dir": "", "folder": "", "data_dir": ""},
+        "mixup": 0.0,  # mix images, with shares from Beta(a, a); 0 = off
+    }
+    config.loss = {
+        "kind": "kl",  # of the soft term: "kl", "dkd" (decoupled) or "hard" (the teacher's argmax)
+        "temperature": 4.0,
+        "alpha": 0.9,  # weight of the soft term
+        "beta": 0.1,  # weight of the labels' cross-entropy
+        "label_smoothing": 0.0,  # of the latter
+        "dkd": (1.0, 8.0),  # weights of the target and of the other classes in "dkd"
+        "standardize": False,  # every row of logits to mean 0 and deviation 1 before the soft term
+        "features": 0.0,  # weight of the difference between a level of the two networks, through a learned projection
+        "schedules": {},  # changes of temperature, alpha, beta over the run: name -> options of `tlx.loss_schedule`
+    }
+    config.features = {"level": "pooled", "teacher_level": "pooled"}  # the levels that loss.features compares
+    config.cache = {
+        "teacher": False,  # compute what the teacher says once, and keep it
+        "views": 0,  # fixed noised views of each image, taken in turn, one a pass; 0 = new noise at every step
+        "dtype": "float32",  # or "float16"
+        "top_k": 0,  # keep the k largest logits and the mass of the rest; 0 = all classes
+    }
+    config.assistants = ()  # networks between the teacher and the student, as options of `models.build`
+    config.generations = 1  # of the student, each taught by the one before (born-again networks)
+    config.baseline = False  # train the student on the labels alone too, to compare
     config.update(config_lib.learner())  # the student
     return config
 
@@ -27,51 +85,206 @@ def default_config() -> ConfigDict:
 def run(config: Mapping[str, Any], workdir: str | os.PathLike, *, overwrite: bool = False) -> dict[str, Any]:
     """Runs the recipe, or goes on with it, and returns its result (what `result.json` holds)."""
     config = config_lib.resolve(config, default_config())
-    teacher = _teacher(config)
+    _check(config)
+    named = _networks(config)
     with open_run(config, workdir, overwrite=overwrite) as run:
         if run.result:
             return finished(run)
-        learner, given = build(run, teacher)
-        trained = learner.fit("train", **given)
-        figures = {name: teacher.result["figures"][name] for name in ("validation_accuracy", "test_accuracy")}
-        return finish(
-            run,
-            trained,
-            teacher={
-                "run": str(teacher.path),
-                "parameters": models.parameter_count(teacher.variables["params"]),
-                **figures,
-            },
-        )
+        first = taught_by = _sources(run, named)
+        course, transfer = _course(run, first), transfer_set(run)
+        baseline = _baseline(run) if config.baseline else None
+        program = functools.cache(functools.partial(make_program, run))  # generations share it
+        students: list[Trained] = []
+        for phase, learner in course:
+            given = lessons(learner, phase, taught_by=taught_by, program=program, transfer=transfer)
+            students.append(learner.fit(phase, variables=learner.init(phase), **given))
+            taught_by = (_as_teacher(students[-1]),)
+            progress.say(_line(students[-1]))
+        more: dict[str, Any] = {"students": [_row(student) for student in students]}
+        if config.generations > 1:
+            more["ensemble"] = judge(run, students[-config.generations :])
+        student = students[-1]
+        if transfer.omitted and config.transfer.correct_bias:
+            student, more["bias_correction"] = _correct_bias(run, student, transfer.omitted)
+        plain = _fit_baseline(run, baseline) if baseline else None
+        return finish(run, student, **more, **compare_networks(run, first, [*students[:-1], student], plain))
 
 
-def build(run: Run, teacher: pretrained.TrainedRun | None = None) -> tuple[Learner, dict[str, Any]]:
-    """The learner of the phase "train", and what its `fit` is given; the teacher, if not given, is the config's."""
-    config = run.config
-    teacher = teacher or _teacher(config)
-    teacher.takes.check(run.dataset.image_shape)
-    teacher.check_classes(run.dataset.class_names)
-    learner = make_learner(
-        run,
-        "student",
-        config,
-        make_step=functools.partial(steps.make_distill_step, teacher_apply=teacher.make_apply(), **config.loss),
-        teacher=True,
-    )
-    transfer = [run.splits.labeled] + ([run.splits.unlabeled] if config.transfer == "all" else [])
-    index = np.concatenate(transfer)
-    progress.say(f"teacher: {teacher.path}, {len(index):,} images to distil on")
-    return learner, {
-        "variables": learner.init("train"),
-        "store": run.labeled_store(),
-        "streams": [run.stream(index, config.train.batch_size, "train/transfer")],
-        "extra": (parallel.replicate(teacher.variables, run.mesh),),
+def build(run: Run) -> tuple[Learner, dict[str, Any]]:
+    """The learner of the last phase, and what its `fit` is given if the config's teacher teaches it."""
+    _check(run.config)
+    taught_by = _sources(run, _networks(run.config))
+    phase, learner = _course(run, taught_by)[-1]
+    program = functools.partial(make_program, run)
+    given = lessons(learner, phase, taught_by=taught_by, program=program, transfer=transfer_set(run))
+    return learner, {"variables": learner.init(phase), **given}
+
+
+def _check(config: ConfigDict) -> None:
+    """What no other room would notice, or only when networks are loaded or compiled."""
+    teacher, loss = config.teacher, config.loss
+    ways = {
+        "teacher.run": teacher.run,
+        "teacher.runs": teacher.runs,
+        "teacher.published.weights": teacher.published.weights,
+        "teacher.logits": teacher.logits,
     }
+    given = [name for name, value in ways.items() if value]
+    if len(given) != 1:
+        said = f"{' and '.join(given)} are all set" if given else "no teacher is named"
+        raise UserError(f"{said}: set one of {', '.join(ways)}, such as --config.teacher.run=runs/...")
+    teachers.check_sees(teacher.sees)
+    if config.generations < 1:
+        raise UserError(f"generations is {config.generations}: it counts the student's and must be >= 1")
+    for name, value in (("transfer.mixup", config.transfer.mixup), ("loss.features", loss.features)):
+        if not 0 <= value < float("inf"):
+            raise UserError(f"{name} is {value}: it must be >= 0 (0 = off)")
+        if value and teacher.logits:
+            raise UserError(f"{name} is {value}, but teacher.logits is a file: only a network can tell; set it to 0")
+    if teacher.logits and config.cache.teacher:
+        raise UserError("cache.teacher is on, but teacher.logits is a file, which is kept already: turn it off")
+    for name in loss.schedules:
+        if name not in SCHEDULED:
+            raise UserError(f"loss.schedules has {name!r}: use {', '.join(SCHEDULED)}")
+    check_range(loss.temperature, loss.schedules.get("temperature"), losses.check_temperature, name="temperature")
+    for name in ("alpha", "beta"):
+        check = functools.partial(_check_weight, name)
+        check_range(loss[name], loss.schedules.get(name), check, name=name)
+    check_views(config)
 
 
-def _teacher(config: ConfigDict) -> pretrained.TrainedRun:
-    if config.transfer not in ("all", "labeled"):
-        raise UserError(f"transfer is {config.transfer!r}: use all or labeled")
-    if not config.teacher.run:
-        raise UserError("teacher.run is empty: name the folder of a finished run, --config.teacher.run=runs/...")
-    return pretrained.load_run(config.teacher.run)
+def _check_weight(name: str, value: float) -> None:
+    losses.check_weights(not_all_zero=(), **{name: value})
+
+
+def _networks(config: ConfigDict) -> tuple[Teacher, ...]:
+    """The networks that the config names as teachers; none where it names a file of logits."""
+    section = config.teacher
+    if section.logits:
+        return ()
+    found = teachers.load(run=section.run, runs=section.runs, published=section.published.to_dict())
+    losses.check_ensemble(len(found), weights=section.weights or None, by=section.combine)
+    if config.loss.features and len(found) > 1:
+        raise UserError(f"loss.features is {config.loss.features}, but there are {len(found)} teachers: name one")
+    return found
+
+
+def _sources(run: Run, networks: tuple[Teacher, ...]) -> Sources:
+    """The teachers of the first student, which fit the data."""
+    config, dataset = run.config, run.dataset
+    if not networks:
+        progress.say(f"teacher: the logits in {config.teacher.logits}")
+        return teachers.read_logits(
+            config.teacher.logits,
+            labels=dataset.train.labels,
+            labeled=run.splits.labeled,
+            num_classes=run.num_classes,
+            fingerprint=run.fingerprint,
+        )
+    soft = config.loss.alpha > 0 or "alpha" in config.loss.schedules
+    for network in networks:
+        network.check(image_shape=dataset.image_shape, class_names=dataset.class_names, logits=soft)
+    progress.say(f"teacher: {', '.join(network.name for network in networks)}")
+    return networks
+
+
+def _course(run: Run, first: Sources) -> list[tuple[str, Learner]]:
+    """(phase, learner) of each student in turn; those that are alike share a learner, and with it its programs."""
+    config, made = run.config, {}
+    phases = [(f"assistant_{i}", dict(model)) for i, model in enumerate(config.assistants, 1)]
+    phases += [(f"generation_{i}", dict(config.model)) for i in range(1, config.generations)]
+    phases += [("train", dict(config.model))]
+    course, teacher = [], None if isinstance(first, np.ndarray) else first[0]
+    for number, (phase, model) in enumerate(phases):
+        weights = tuple(config.teacher.weights) if number == 0 else ()
+        width = 0
+        if config.loss.features:
+            width = feature_width(teacher, config.features.teacher_level)
+        key = json.dumps([model, weights, width], default=list)
+        if key not in made:
+            section = ConfigDict(config.to_dict())
+            section.model = model
+            made[key] = make_learner(
+                run,
+                phase.replace("_", " ") if phase != "train" else "student",
+                section,
+                make_step=functools.partial(steps.make_distill_step, **_loss(run, weights)),
+                projector=width,
+                projector_level=config.features.level,
+            )
+        course.append((phase, made[key]))
+        teacher = made[key]
+    return course
+
+
+def _loss(run: Run, weights: tuple[float, ...]) -> dict[str, Any]:
+    """The step's options."""
+    config = run.config
+    options = {name: value for name, value in config.loss.items() if name != "schedules"}
+    for name in SCHEDULED:
+        change, total = config.loss.schedules.get(name), config.train.steps
+        options[name] = make_schedule(options[name], change and dict(change), name=name, total_steps=total)
+    teach = teachers.make_reader(num_classes=run.num_classes, weights=weights, by=config.teacher.combine)
+    return options | {"teach": teach, "mixup": config.transfer.mixup}
+
+
+def _as_teacher(student: Trained) -> Teacher:
+    learner = student.learner
+    return Teacher(
+        name=student.phase,
+        model_name=learner.options["name"],
+        model=learner.network,
+        takes=learner.takes,
+        variables=student.variables,
+        class_names=learner.run.dataset.class_names,
+        digest=student.digest,
+        figures=student.figures,
+    )
+
+
+def _baseline(run: Run) -> Learner:
+    make_step = functools.partial(steps.make_supervised_step, label_smoothing=run.config.loss.label_smoothing)
+    return make_learner(run, "", run.config, make_step=make_step)
+
+
+def _fit_baseline(run: Run, learner: Learner) -> Trained:
+    """The student without a teacher: from the same start, for as many steps, on the labels alone."""
+    stream = run.stream(run.splits.labeled, run.config.train.batch_size, "baseline/labeled")
+    return learner.fit("baseline", variables=learner.init("train"), store=run.labeled_store(), streams=[stream])
+
+
+def _correct_bias(run: Run, student: Trained, omitted: tuple[int, ...]) -> tuple[Trained, dict[str, Any]]:
+    """The student with the bias that its omitted classes need, fitted on the validation images, which show them."""
+    held_out, learner = student.learner.examples("validation"), student.learner
+    _, logits = learner.predict(student.variables, run.store(held_out), np.arange(len(held_out)))
+    offset = bias_correction.fit(logits, held_out.labels, omitted)
+    bias = bias_correction.apply(np.zeros(run.num_classes, np.float32), omitted, offset)
+    variables = add_bias(student.variables, bias)
+    figures = dict(student.figures)
+    for split in ("validation", "test"):
+        examples = learner.examples(split)
+        values, _ = learner.predict(variables, run.store(examples), np.arange(len(examples)))
+        for name, value in values.items():
+            figures[f"{split}_{name}_uncorrected"] = figures[f"{split}_{name}"]
+            figures[f"{split}_{name}"] = value
+    names = [run.dataset.class_names[k] for k in omitted]
+    progress.say(
+        f"bias of {', '.join(names)}: {offset:+.3g}, fitted on validation images; test accuracy "
+        f"{figures['test_accuracy_uncorrected']:.4f} before, {figures['test_accuracy']:.4f} after"
+    )
+    corrected = dataclasses.replace(
+        student, variables=variables, figures=figures, digest=digest(variables), bias=tuple(bias.tolist())
+    )
+    return corrected, {"omitted": names, "offset": offset}
+
+
+def _row(student: Trained) -> dict[str, Any]:
+    learner = student.learner
+    row = {"phase": student.phase, "model": learner.options["name"], "parameters": learner.parameters}
+    return row | {"step": student.step, "digest": student.digest} | student.figures
+
+
+def _line(student: Trained) -> str:
+    figures = student.figures
+    accuracies = f"validation {figures['validation_accuracy']:.4f}  test {figures['test_accuracy']:.4f}"
+    return f"{student.phase.replace('_', ' ')}: {student.learner.options['name']}  {accuracies}"

@@ -3,9 +3,10 @@
 import bisect
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,11 +18,13 @@ from tlx.checkpoint import Checkpoints
 from tlx.data import reader, source
 from tlx.data.view import make_view
 from tlx.errors import UserError
+from tlx.pretrained.run import network_only
 from tlx.recipes.run import Run
 from tlx.state import TrainState
 from tlx.workdir import read_json, write_json
 
 PyTree = Any
+Teach = Callable[[Iterator[reader.Batch], int], Iterator[reader.Batch]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +32,8 @@ class Trained:
     """A network that a phase ended with: the checkpoint that was best on validation.
 
     `figures` has accuracy and loss on validation and test for it, and `..._last` for the last checkpoint; `correct` is
-    which validation images it classifies rightly, [V] bool, for paired tests.
+    which validation images it classifies rightly, [V] bool, for paired tests; `bias` [K] has been added to its head's
+    after training.
     """
 
     phase: str
@@ -39,6 +43,7 @@ class Trained:
     figures: dict[str, float]
     correct: np.ndarray
     digest: str
+    bias: tuple[float, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +69,22 @@ class Learner:
     examples: Callable[[str], source.Examples]
     start: str = ""
 
+    @property
+    def network(self) -> nn.Module:
+        """The model as it predicts, without what training alone uses."""
+        return self.model.clone(projector=0)
+
+    def make_apply(self) -> Callable:
+        """As `tlx.models.make_apply`, of the network."""
+        return models.make_apply(self.network, takes=self.takes)
+
     def init(self, phase: str) -> PyTree:
         """Fresh variables, from the stream of this phase's name."""
-        return _init(self.model, rng_lib.stream(rng_lib.stream(self.run.rng, phase), "init"), self.takes)
+        return _init(self.model, rng_lib.stream(self.key(phase), "init"), self.takes)
+
+    def key(self, phase: str) -> jax.Array:
+        """The root key of a phase, which its steps are given."""
+        return rng_lib.stream(self.run.rng, phase)
 
     def state(self, variables: PyTree) -> TrainState:
         """The state before the first step, whole on every device."""
@@ -80,7 +98,7 @@ class Learner:
         variables: PyTree,
         store: reader.Store,
         streams: Sequence[reader.Stream],
-        extra: tuple = (),
+        teach: Teach | None = None,
         meta: Mapping[str, Any] | None = None,
     ) -> Trained:
         """Trains from `variables`, or goes on with the phase, or takes it from disk if it has ended.
@@ -88,7 +106,7 @@ class Learner:
         Args:
           phase: its name, in the folder and in the metrics.
           store, streams: where the batches come from.
-          extra: arguments that the step takes between the state and the batch (a teacher).
+          teach: adds a live teacher's columns to the batches; given these, from a step on, and its number.
           meta: kept in its checkpoints.
         """
         run, mark = self.run, self.run.workdir / "phases" / f"{phase}.json"
@@ -102,7 +120,7 @@ class Learner:
             record = read_json(mark)
             clock.seconds = record["seconds"]
         else:
-            record = self._fit(phase, like, shape, checkpoints, clock, store, streams, extra, dict(meta or {}))
+            record = self._fit(phase, like, shape, checkpoints, clock, store, streams, teach, dict(meta or {}))
             write_json(mark, record)
         for kind, seconds in clock.seconds.items():
             run.clock.seconds[kind] = run.clock.seconds.get(kind, 0.0) + seconds
@@ -111,7 +129,7 @@ class Learner:
         return Trained(
             phase=phase,
             learner=self,
-            variables=best.variables(),
+            variables=network_only(best.variables()),
             step=step,
             figures=record["figures"],
             correct=np.asarray(record["correct"], bool),
@@ -136,7 +154,7 @@ class Learner:
         clock: loop.Clock,
         store: reader.Store,
         streams: Sequence[reader.Stream],
-        extra: tuple,
+        teach: Teach | None,
         meta: dict[str, Any],
     ) -> dict[str, Any]:
         run, train = self.run, self.train
@@ -147,12 +165,16 @@ class Learner:
             values, _ = self.predict(state.variables(), validation, rows)
             return {f"validation/{name}": value for name, value in values.items()}
 
+        def batches(start: int) -> Iterator[reader.Batch]:
+            read = reader.train_batches(store, streams, start=start, steps=train.steps)
+            return teach(read, start) if teach else read
+
         state = loop.fit(
             phase=phase,
             state=state,
-            step=lambda number: lambda state, batch, rng: self.step(number)(state, *extra, batch, rng),
-            batches=lambda start: reader.train_batches(store, streams, start=start, steps=train.steps),
-            rng=rng_lib.stream(run.rng, phase),
+            step=self.step,
+            batches=batches,
+            rng=self.key(phase),
             steps=train.steps,
             eval_every=train.eval_every,
             evaluate=evaluate,
@@ -179,7 +201,7 @@ class Learner:
             "step": step,
             "figures": figures,
             "correct": correct.astype(int),
-            "digest": digest(best.variables()),
+            "digest": digest(network_only(best.variables())),
             "seconds": clock.seconds,
         }
 
@@ -192,7 +214,8 @@ def make_learner(
     make_step: Callable,
     scale: float = 1.0,
     takes: models.Input | None = None,
-    teacher: bool = False,
+    projector: int = 0,
+    projector_level: str = "pooled",
     streams: Mapping[str, int] | None = None,
     cache: Mapping[str, Any] | None = None,
 ) -> Learner:
@@ -206,7 +229,7 @@ def make_learner(
       make_step: a factory of `tlx.steps`, with what is special to it bound.
       scale: multiplies the model's widths.
       takes: the network's input; None = the run's data as they are.
-      teacher: whether the step takes a teacher's variables after the state.
+      projector, projector_level: see `tlx.models.Classifier`; the step's `apply` then returns the projection too.
       streams: name -> batch size; each must divide by the devices.
       cache: see `tlx.recipes.supervised`; with `features`, what is learnt starts from a frozen level's activations.
     """
@@ -220,7 +243,14 @@ def make_learner(
     takes.check(run.dataset.image_shape)
     options = models.scale(section.model, scale)
     dtype = jnp.dtype(config.dtype)
-    network = models.build(**options, num_classes=run.num_classes, dtype=dtype, axis_name=run.axis_name)
+    network = models.build(
+        **options,
+        num_classes=run.num_classes,
+        projector=projector,
+        projector_level=projector_level,
+        dtype=dtype,
+        axis_name=run.axis_name,
+    )
     shapes = jax.eval_shape(lambda: _init(network, jax.random.key(0), takes))
     levels = models.levels(network, takes.shape)
     made = optim.make_optimizer(
@@ -242,11 +272,16 @@ def make_learner(
         )
         feature_cache.check_options(views=cache["views"], dtype=cache["dtype"], augment=section.augment)
         view = make_view()  # the activations are of augmented images already
-    arguments = ("whole", "whole", "batch", "whole") if teacher else ("whole", "batch", "whole")
     programs = []
     for stage in made.stages:
         step = make_step(
-            apply=models.make_apply(network, takes=takes, frozen_norms=stage.frozen_norms, start=start),
+            apply=models.make_apply(
+                network,
+                takes=takes,
+                frozen_norms=stage.frozen_norms,
+                start=start,
+                level="projected" if projector else "",
+            ),
             view=view,
             tx=made.tx,
             frozen=stage.frozen,
@@ -254,7 +289,7 @@ def make_learner(
             accumulate=train.accumulate,
             axis_name=run.axis_name,
         )
-        programs.append(run.parallelize(step, args=arguments, donate=True))
+        programs.append(run.parallelize(step, args=("whole", "batch", "whole"), donate=True))
     begins = [stage.begin for stage in made.stages]
     eval_step = steps.make_eval_step(
         apply=models.make_apply(network, takes=takes, start=start), view=make_view(), axis_name=run.axis_name
@@ -268,7 +303,7 @@ def make_learner(
         optimizer=made,
         step=lambda number: programs[bisect.bisect_right(begins, number) - 1],
         eval_step=run.parallelize(eval_step, args=("whole", "batch"), out=("whole", "batch")),
-        parameters=models.parameter_count(shapes["params"]),
+        parameters=models.parameter_count(network_only(shapes)["params"]),
         examples=run.examples,
         start=start,
     )

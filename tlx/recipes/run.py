@@ -230,6 +230,7 @@ def finish(run: Run, trained: "Trained", **more: Any) -> dict[str, Any]:
             "dtype": run.config.dtype,
             "parameters": trained.learner.parameters,
             "digest": trained.digest,
+            **({"bias": trained.bias} if trained.bias else {}),
         },
         "time": {"total": sum(seconds.values()) - seconds.get("compile", 0.0), **seconds},
         "versions": {"python": platform.python_version(), "tlx": tlx.__version__, **_versions()},

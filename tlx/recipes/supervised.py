@@ -1,7 +1,8 @@
 """Train on labels: from scratch, or from another run's weights, fine-tuned or frozen, as the optimiser's rules say."""
 
+import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flax import traverse_util
@@ -33,6 +34,7 @@ def default_config() -> ConfigDict:
     # `tlx.freeze_rule` chooses one, from the number of labels and how well the pre-trained features suit the task.
     config.strategy = ""
     config.cut = ""  # the level that "partial" freezes up to, or that "early" puts the head on; "" = the usual one
+    config.loss = {"label_smoothing": 0.0}
     config.cache = {
         # Compute what lies below a frozen level once, keep it, and train on it; with a strategy, where it freezes one.
         "features": False,
@@ -60,7 +62,7 @@ def build(run: Run) -> tuple[Learner, dict[str, Any]]:
     if config.strategy:
         config = _written_out(run, source)
     cache = config.cache if run.workdir else None  # a range test has no folder to keep anything in
-    learner = make_learner(run, "network", config, takes=takes, make_step=steps.make_supervised_step, cache=cache)
+    learner = make_learner(run, "network", config, takes=takes, make_step=_make_step(config), cache=cache)
     if source:
         grafted = _graft(source, learner, reset=config.init.reset)
         _say_start(source, learner, grafted)
@@ -81,6 +83,10 @@ def facts(config: Mapping[str, Any]) -> freeze_rule.Facts:
     """What `strategy = "auto"` would decide on, without a run; see `tlx.freeze_rule`."""
     run = prepare(config_lib.resolve(config, default_config()))
     return strategy.gather(*_linear(run, _source(run.config)))
+
+
+def _make_step(config: ConfigDict) -> Callable:
+    return functools.partial(steps.make_supervised_step, label_smoothing=config.loss.label_smoothing)
 
 
 def _written_out(run: Run, source: Source | None) -> ConfigDict:

@@ -1,0 +1,108 @@
+"""The transfer set: the images that a student is taught on, and which of their labels are known."""
+
+import dataclasses
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from tlx.data import source
+from tlx.errors import UserError, did_you_mean
+from tlx.recipes.run import Run
+
+IMAGES = ("all", "labeled", "unlabeled")
+
+
+@dataclasses.dataclass(frozen=True)
+class TransferSet:
+    """Images to teach on.
+
+    Attributes:
+      examples: N of them; a label that is not known is 0.
+      weight: float32 [N], 1 where the label is known.
+      places: int [N], in the run's training set; None for other data.
+      omitted: the classes that it was made to show nothing of.
+      identity: all that it is a function of, as JSON has it.
+    """
+
+    examples: source.Examples
+    weight: np.ndarray
+    places: np.ndarray | None
+    omitted: tuple[int, ...]
+    identity: list[Any]
+
+
+def transfer_set(run: Run) -> TransferSet:
+    """What `config.transfer` names; see `tlx.recipes.distill`.
+
+    Raises:
+      UserError: an unknown word; classes where labels are hidden, or out of range, or all, or none left; other data of
+        another shape, or with labels to be learnt from.
+    """
+    options = run.config.transfer
+    if options.images not in IMAGES:
+        raise UserError(
+            f"transfer.images is {options.images!r}{did_you_mean(options.images, IMAGES)}: use {', '.join(IMAGES)}"
+        )
+    if options.data.name:
+        return _other_data(run)
+    parts = {"labeled": [run.splits.labeled], "unlabeled": [run.splits.unlabeled]}
+    places = np.concatenate(parts.get(options.images) or [*parts["labeled"], *parts["unlabeled"]])
+    known = np.isin(places, run.splits.labeled)
+    omitted: tuple[int, ...] = ()
+    if options.classes:
+        kept = tuple(options.classes)
+        if bad := [k for k in kept if type(k) is not int or not 0 <= k < run.num_classes]:
+            raise UserError(f"transfer.classes has {bad[0]!r}: the classes are 0 to {run.num_classes - 1}")
+        if not known.all():
+            raise UserError(
+                f"transfer.classes is {kept}, and {np.sum(~known):,} images have no label to choose by: set "
+                "transfer.images to labeled"
+            )
+        omitted = tuple(sorted(set(range(run.num_classes)) - set(kept)))
+        chosen = np.isin(run.dataset.train.labels[places], kept)
+        places, known = places[chosen], known[chosen]
+    if not len(places):
+        raise UserError(f"transfer.images is {options.images!r}, and there are none: see data.labels_per_class")
+    examples = run.dataset.train.select(places)
+    labels = np.where(known, examples.labels, 0).astype(np.int32)
+    digest = hashlib.sha256(places.astype(np.int64).tobytes()).hexdigest()
+    return TransferSet(
+        examples=source.Examples(examples.images, labels),
+        weight=known.astype(np.float32),
+        places=places,
+        omitted=omitted,
+        identity=[run.fingerprint, digest],
+    )
+
+
+def _other_data(run: Run) -> TransferSet:
+    """The training images of another dataset, without their labels."""
+    config, options = run.config, run.config.transfer
+    if options.classes or options.images != "all":
+        raise UserError(
+            f"transfer.data.name is {options.data.name!r}: its images are taken whole, so leave transfer.images and "
+            "transfer.classes as they are"
+        )
+    if config.loss.beta or "beta" in config.loss.schedules:
+        raise UserError(
+            f"loss.beta is {config.loss.beta}, but the images of transfer.data have no labels of this task: set it to 0"
+        )
+    height, width, channels = run.dataset.image_shape
+    folder = options.data.name == "folder"
+    if folder and height != width:
+        raise UserError(f"transfer.data: a folder's images are made square, and the task's are {height}x{width}")
+    dataset = source.load(**options.data, **({"image_size": height, "channels": channels} if folder else {}))
+    if dataset.image_shape != run.dataset.image_shape:
+        raise UserError(
+            f"transfer.data: the images of {dataset.name} are {list(dataset.image_shape)}, and the task's "
+            f"{list(run.dataset.image_shape)}: they must have one shape"
+        )
+    count = len(dataset.train)
+    return TransferSet(
+        examples=source.Examples(dataset.train.images, np.zeros(count, np.int32)),
+        weight=np.zeros(count, np.float32),
+        places=None,
+        omitted=(),
+        identity=[source.fingerprint(dataset), "all"],
+    )
