@@ -102,6 +102,65 @@ def test_max_norm_bounds_each_units_incoming_weights():
     np.testing.assert_allclose(norms[2:], 1.5, rtol=1e-6)  # no gradient, but sqrt(3) was over the limit
 
 
+def run(groups, params, grads, steps, rules=BOTH):
+    """The parameters after `steps` updates with the same gradients."""
+    tx = optim.make_optimizer(params, rules=rules, groups=groups, total_steps=10).tx
+    state, update = tx.init(params), jax.jit(tx.update)
+    for _ in range(steps):
+        got, state = update(grads, state, params)
+        params = optax.apply_updates(params, got)
+    return params
+
+
+def normal(seed, shapes):
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape), jnp.float32), shapes)
+
+
+def test_max_norm_of_a_convolution_is_over_all_that_enters_a_channel():
+    params = {"head": {"kernel": jnp.ones((2, 2, 3, 2)).at[..., 1].set(0.1), "bias": jnp.full(2, 9.0)}}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    new = run({"head": SGD | {"max_norm": 1.0}}, params, zeros, 1, rules=((".*", "head"),))["head"]
+    np.testing.assert_allclose(new["kernel"][..., 0], 1 / np.sqrt(12), rtol=1e-6)
+    np.testing.assert_array_equal(new["kernel"][..., 1], params["head"]["kernel"][..., 1])
+    np.testing.assert_array_equal(new["bias"], 9)
+
+
+def test_max_norm_holds_after_every_step_and_changes_nothing_within():
+    params, grads = normal(0, PARAMS), normal(1, PARAMS)
+    for optimizer in ("sgd", "adam"):
+        group = {"optimizer": optimizer, "learning_rate": 0.3, "weight_decay": 0.1}
+        free = run({"body": group, "head": group}, params, grads, 5)
+        bound = run({"body": group, "head": group | {"max_norm": 1.0}}, params, grads, 5)
+        assert jnp.linalg.norm(free["head"]["kernel"], axis=0).max() > 1.1
+        assert jnp.linalg.norm(bound["head"]["kernel"], axis=0).max() <= 1 + 1e-6
+        loose = run({"body": group, "head": group | {"max_norm": 100.0}}, params, grads, 5)
+        jax.tree.map(np.testing.assert_array_equal, loose, free)
+        jax.tree.map(np.testing.assert_array_equal, bound["backbone"], free["backbone"])
+        np.testing.assert_array_equal(bound["head"]["bias"], free["head"]["bias"])
+
+
+def test_max_norm_comes_after_the_decay():
+    """A column of norm 3 decays to 1.5 and stays; one of norm 8 decays to 4 and is brought to 2."""
+    params = PARAMS | {"head": {"kernel": jnp.zeros((3, 4)).at[0, 0].set(3.0).at[1, 1].set(-8.0), "bias": jnp.ones(4)}}
+    groups = {"body": SGD, "head": SGD | {"learning_rate": 1.0, "weight_decay": 0.5, "max_norm": 2.0}}
+    new = run(groups, params, jax.tree.map(jnp.zeros_like, params), 1)["head"]["kernel"]
+    np.testing.assert_allclose(new, jnp.zeros((3, 4)).at[0, 0].set(1.5).at[1, 1].set(-2.0), rtol=1e-6)
+
+
+def test_max_norm_leaves_the_frozen_the_resting_and_what_is_no_kernel():
+    big = jax.tree.map(lambda p: 9 * jnp.ones_like(p), PARAMS)
+    big["head"]["positions"] = 9 * jnp.ones((1, 3, 4))
+    tight = SGD | {"learning_rate": 1e-3, "max_norm": 1.0}
+    rules = ((r"backbone/stem/.*", "frozen"), (r"backbone/.*", "late"), (".*", "head"))
+    new = run({"late": tight | {"start": 0.5}, "head": tight}, big, jax.tree.map(jnp.zeros_like, big), 5, rules=rules)
+    jax.tree.map(np.testing.assert_array_equal, new["backbone"], big["backbone"])
+    np.testing.assert_array_equal(new["head"]["positions"], 9)
+    np.testing.assert_allclose(jnp.linalg.norm(new["head"]["kernel"], axis=0), 1, rtol=1e-6)
+    after = run({"late": tight | {"start": 0.5}, "head": tight}, big, jax.tree.map(jnp.zeros_like, big), 6, rules=rules)
+    np.testing.assert_allclose(jnp.linalg.norm(after["backbone"]["stage1"]["kernel"], axis=0), 1, rtol=1e-6)
+
+
 def test_layer_decay_multiplies_level_by_level():
     groups = {"all": SGD | {"learning_rate": 1.0, "layer_decay": 0.5}}
     made = make(rules=((".*", "all"),), groups=groups, levels=("stem", "stage1"))
@@ -215,6 +274,8 @@ def test_frozen_norms_follow_their_parameters():
         ({"groups": {"body": {"learning_rate": 0}, "head": {}}}, "group 'frozen' instead"),
         ({"groups": {"body": {"optimizer": "adamm"}, "head": {}}}, "optimizer is 'adamm'"),
         ({"groups": {"body": {"warmup": 2.0}, "head": {}}}, "warmup is 2.0"),
+        ({"groups": {"body": {"max_norm": -1.0}, "head": {}}}, "max_norm is -1.0"),
+        ({"groups": {"body": {"max_norm": float("inf")}, "head": {}}}, "max_norm is inf"),
         ({"groups": {"body": {"layer_decay": 0.5}, "head": {}}}, "none of the model's levels"),
         ({"groups": {"body": {"start": 0.5}, "head": {"start": 0.3}}}, "no group learns before"),
         ({"groups": {"body": {"start": 1.5}, "head": {}}}, "start is 1.5"),

@@ -44,7 +44,7 @@ GROUP_DEFAULTS = {
     "weight_decay": 0.0,  # decoupled (Loshchilov & Hutter 2019), times the rate; kernels only, not biases and norms
     "l2_sp": 0.0,  # as weight_decay, but towards where the group started: the pre-trained weights; all parameters
     "clip": 0.0,  # the group's largest gradient norm; 0 = off
-    "max_norm": 0.0,  # the largest norm of a unit's incoming weights (Srebro & Shraibman 2005); 0 = off
+    "max_norm": 0.0,  # the largest norm of the weights into each unit, after every update; kernels only; 0 = off
     "layer_decay": 1.0,  # each level down from the head multiplies the rate by this (ULMFiT, BEiT)
     "momentum": 0.9,
     "nesterov": False,
@@ -306,7 +306,7 @@ def _group_transform(group: Mapping[str, Any], schedule: optax.Schedule, begin: 
         optax.add_decayed_weights(group["weight_decay"], kernels) if group["weight_decay"] else optax.identity(),
         pull_to_start(group["l2_sp"]) if group["l2_sp"] else optax.identity(),
         optax.scale_by_learning_rate(schedule),
-        max_norm(group["max_norm"]) if group["max_norm"] else optax.identity(),
+        optax.masked(max_norm(group["max_norm"]), kernels) if group["max_norm"] else optax.identity(),
     )
     # At rest: zero updates, and neither the moments nor the schedule's count move.
     return optax.conditionally_mask(chain, lambda step: step >= begin) if begin else chain

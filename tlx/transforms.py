@@ -10,10 +10,12 @@ PyTree = Any
 
 
 def max_norm(limit: float) -> optax.GradientTransformation:
-    """After the update, scales down each unit's incoming weights to norm `limit` at most.
+    """Scales down the weights into each unit whose norm the update would bring above `limit`; the others' update stays.
 
-    The constraint of Hinton et al. (2012), "Improving neural networks by preventing co-adaptation", section 2. A unit
-    is the last axis of a kernel; arrays of rank below 2 (biases, norms) are left alone. Must stand last in a chain.
+    The max-norm constraint of Srivastava et al. (2014), "Dropout: A Simple Way to Prevent Neural Networks from
+    Overfitting", section 5.1: the weights are projected onto the ball of that radius. Optax has projections of whole
+    trees only. A unit is the last axis of a kernel, [in, out] or [h, w, in, out], and the norm (L2, to float32's
+    rounding) is over all other axes; arrays of rank below 2 (biases, norms) are left alone. Must stand last in a chain.
     """
 
     def update(updates: PyTree, state: optax.EmptyState, params: PyTree) -> tuple[PyTree, optax.EmptyState]:
@@ -22,7 +24,8 @@ def max_norm(limit: float) -> optax.GradientTransformation:
                 return u
             new = p + u
             norm = jnp.sqrt(jnp.sum(new**2, axis=tuple(range(p.ndim - 1)), keepdims=True))
-            return new * jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-12)) - p
+            # The update itself within the ball, not (p + u) - p, which rounds.
+            return jnp.where(norm > limit, new * (limit / jnp.maximum(norm, limit)) - p, u)
 
         return jax.tree.map(project, updates, params), state
 
