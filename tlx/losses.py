@@ -128,14 +128,13 @@ def decoupled_kd(
       UserError: if `temperature` is a Python number and not > 0.
     """
     check_temperature(temperature)
-    classes = student_logits.shape[-1]
-    # The columns are taken out, not masked: no log of 0 and no large negative number, however sure the teacher is.
-    other = (labels[:, None] + 1 + jnp.arange(classes - 1)) % classes  # [B, K-1]
+    labels = labels[:, None]  # [B, 1]
 
     def split(logits: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = _f32(logits)
-        own = jnp.take_along_axis(logits, labels[:, None], -1)  # [B, 1]
-        others = jnp.take_along_axis(logits, other, -1)  # [B, K-1]
+        own = jnp.take_along_axis(logits, labels, -1)  # [B, 1]
+        # The last class takes the label's place: without masks there is no log of 0, however sure the teacher is.
+        others = jnp.where(jnp.arange(logits.shape[-1] - 1) == labels, logits[:, -1:], logits[:, :-1])  # [B, K-1]
         # The logit at T of "any other class": softmax(pair / T) is (p_y, 1 - p_y).
         rest = temperature * jax.nn.logsumexp(others / temperature, -1, keepdims=True)
         return jnp.concatenate([own, rest], -1), others
