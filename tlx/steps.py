@@ -14,7 +14,7 @@ A batch is a flat dict of arrays [B, ...], B examples:
     slot    int32 [B], each example's place in the global batch (what its augmentation key is made of)
     label   int32 [B];  weight   float [B], 0 for examples whose label must not be used and for padding
     row     int32 [B], in place of the slot where an image has fixed views      (see `tlx.data.view.look`)
-    partner_image, partner_label, partner_weight                                (mixup only)
+    partner_image, partner_label, partner_weight;  share float [B]              (mixup only)
     teacher_logits float [B, M, K], of M teachers, or their top: see `tlx.teachers`;  teacher_features [B, D]
                                                                                 (distillation only)
     teacher_logits float [B, K];  teacher_weight float [B]                      (self-training only)
@@ -102,7 +102,7 @@ def make_distill_step(
     standardize: bool = False,
     label_smoothing: float = 0.0,
     features: float = 0.0,
-    mixup: float = 0.0,
+    mixup: bool = False,
     frozen: PyTree | None = None,
     ema_decay: float = 0.0,
     accumulate: int = 1,
@@ -126,7 +126,8 @@ def make_distill_step(
       label_smoothing: of the second term.
       features: weight of the third term, `losses.feature_distance`; `apply` then gives (logits, features), and the
         batch has "teacher_features".
-      mixup: see `tlx.data.view.look`; the second term then takes both labels by their shares, where both are known.
+      mixup: whether the batches have partners; the second term then takes both labels by their shares, where both are
+        known.
       Others: as in `make_supervised_step`.
 
     Returns:
@@ -154,8 +155,7 @@ def make_distill_step(
         return losses.decoupled_kd(logits, taught, target, t, target=dkd[0], non_target=dkd[1])
 
     def objective(variables: PyTree, step: jax.Array, batch: Batch, keys: dict) -> tuple[dict, PyTree, Metrics]:
-        images, share = look(view, batch, keys, mixup=mixup)  # [B, H, W, C]
-        out, batch_stats = apply(variables, images, train=True, key=keys["dropout"])
+        out, batch_stats = _forward(apply, view, variables, batch, keys)
         logits, found = out if features else (out, None)  # [B, K], [B, D]
         t = value_at(temperature, step)
         taught = teach(batch, t)  # [B, K]
@@ -165,7 +165,7 @@ def make_distill_step(
         }
         if mixup:
             other = losses.cross_entropy(logits, batch["partner_label"], label_smoothing)
-            values["cross_entropy"] = share * values["cross_entropy"] + (1 - share) * other
+            values["cross_entropy"] = batch["share"] * values["cross_entropy"] + (1 - batch["share"]) * other
         if features:
             values["features"] = losses.feature_distance(found, batch["teacher_features"])
         same = jnp.argmax(logits, -1) == jnp.argmax(taught, -1)
@@ -298,8 +298,8 @@ def make_eval_step(*, apply: Callable, view: View, axis_name: str | None = None)
 
 
 def _forward(apply: Callable, view: View, variables: PyTree, batch: Batch, keys: dict) -> tuple[jax.Array, PyTree]:
-    """The network on the noised view of the batch: logits [B, K] and the new batch statistics."""
-    return apply(variables, look(view, batch, keys)[0], train=True, key=keys["dropout"])
+    """The network on the noised view of the batch: logits [B, K] (or what `apply` gives) and new batch statistics."""
+    return apply(variables, look(view, batch, keys), train=True, key=keys["dropout"])
 
 
 def _hits(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -108,13 +108,13 @@ def _from_run(path: str) -> Teacher:
 
 
 def make_teach(
-    *, applies: Sequence[Callable], view: Callable, sees: str = "student", mixup: float = 0.0, features: bool = False
+    *, applies: Sequence[Callable], view: Callable, sees: str = "student", features: bool = False
 ) -> Callable:
     """Builds `teach(variables, batch, rng, step) -> columns`: what M teachers say of a batch.
 
     Args:
       applies: of each teacher, from `tlx.models.make_apply`; with `features`, of one that returns a level too.
-      view, mixup: the student's.
+      view: the student's.
       sees: "student", the view that the student sees at this step; "clean", the image as it is.
       features: whether to return "teacher_features".
 
@@ -127,7 +127,7 @@ def make_teach(
         if sees == "clean":
             images = view(batch["image"], batch["slot"], None)
         else:
-            images, _ = look(view, batch, view_keys(root, step), mixup=mixup)
+            images = look(view, batch, view_keys(root, step))
         outs = [apply(v, images, train=False)[0] for apply, v in zip(applies, variables, strict=True)]
         if not features:
             return {"teacher_logits": jnp.stack(outs, axis=1)}

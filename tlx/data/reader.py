@@ -73,7 +73,7 @@ class Store:
         mesh: Mesh,
         mode: str,
         device_bytes: int = 2**28,
-        partners: Callable[[np.ndarray], np.ndarray] | None = None,
+        mix: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None,
         **columns: np.ndarray,
     ):
         """Puts the arrays where they will be read.
@@ -82,12 +82,13 @@ class Store:
           examples: N of them.
           mesh, mode: see `tlx.parallel`.
           device_bytes: what all arrays together may take on a device.
-          partners: for mixup: from the rows [B] of a batch to those of their partners, whose columns PARTNER the batch
-            then has too, as "partner_image", ...
+          mix: for mixup: from the rows [B] of a batch to those of their partners, whose columns PARTNER the batch then
+            has too, as "partner_image", ..., and their own shares, "share" [B]. Drawn here and not in the step, since
+            jax draws from a beta distribution in a loop that all devices must leave together.
           **columns: further arrays, [N, ...] or, of V views of each example, [V * N, ...]: weights, teacher logits; a
             batch has all of them beside the image. Row r of those that are shorter is row r mod N.
         """
-        self._mesh, self._mode, self._partners = mesh, mode, partners
+        self._mesh, self._mode, self._mix = mesh, mode, mix
         self._columns: dict[str, Any] = {"image": examples.images, "label": examples.labels, **columns}
         arrays = [column for column in self._columns.values() if isinstance(column, np.ndarray)]
         self._on_device = len(arrays) == len(self._columns) and sum(a.nbytes for a in arrays) <= device_bytes
@@ -104,8 +105,9 @@ class Store:
         part = np.array_split(slot, jax.process_count())[jax.process_index()]
         extra = {"slot": slot[part]} | ({} if weight is None else {"weight": weight[part].astype(np.float32)})
         local = index[part].astype(np.int32)
-        if self._partners:
-            extra["partner"] = self._partners(index)[part].astype(np.int32)
+        if self._mix:
+            partner, share = self._mix(index)
+            extra |= {"partner": partner[part].astype(np.int32), "share": share[part].astype(np.float32)}
         if self._on_device:
             sharded = shard_batch({"index": local, **extra}, self._mode, self._mesh)
             given = {name: sharded.pop(name) for name in ("index", "partner") if name in sharded}

@@ -33,30 +33,25 @@ def view_keys(root: jax.Array, step: jax.Array | int) -> dict[str, jax.Array]:
     return {"augment": rng.at_step(rng.stream(root, "augment"), step), "views": rng.stream(root, "views")}
 
 
-def look(
-    view: Callable, batch: Mapping[str, jax.Array], keys: Mapping[str, jax.Array], *, mixup: float = 0.0
-) -> tuple[jax.Array, jax.Array | None]:
+def look(view: Callable, batch: Mapping[str, jax.Array], keys: Mapping[str, jax.Array]) -> jax.Array:
     """What a network sees of a batch in training; whoever is given the same batch and keys sees the same.
 
     The noise is new at every step. Only where the batch has rows of a transfer set with fixed views ("row", int32 [B]),
-    it is a function of the row alone, so that what a teacher says of it can be kept.
+    it is a function of the row alone, so that what a teacher says of it can be kept. Where the batch has partners, an
+    image is mixed with its partner, `share * image + (1 - share) * partner` (Zhang et al. 2018, "mixup", section 2).
 
     Args:
       view: from `make_view`.
-      batch: with "partner_image" [B, H, W, C] where `mixup` > 0.
+      batch: see `tlx.steps`.
       keys: from `view_keys`.
-      mixup: a > 0 mixes each image with its partner's, `share * image + (1 - share) * partner`, with a share drawn from
-        Beta(a, a) (Zhang et al. 2018, "mixup", section 2); 0 = off.
 
     Returns:
-      Images float32 [B, H, W, C], and the shares [B], or None without mixup.
+      float32 [B, H, W, C].
     """
     key, slots = (keys["views"], batch["row"]) if "row" in batch else (keys["augment"], batch["slot"])
     images = view(batch["image"], slots, key)
-    if not mixup:
-        return images, None
-    draw = lambda key, slot: jax.random.beta(jax.random.fold_in(key, slot), mixup, mixup)
-    share = jax.vmap(draw, (None, 0))(rng.stream(key, "mixup"), slots)  # [B]
+    if "partner_image" not in batch:
+        return images
     partners = view(batch["partner_image"], slots, rng.stream(key, "partner"))
-    weight = share[:, None, None, None]
-    return weight * images + (1 - weight) * partners, share
+    share = batch["share"][:, None, None, None]
+    return share * images + (1 - share) * partners

@@ -146,11 +146,16 @@ def _check(config: ConfigDict) -> None:
     for name in loss.schedules:
         if name not in SCHEDULED:
             raise UserError(f"loss.schedules has {name!r}: use {', '.join(SCHEDULED)}")
-    check_range(loss.temperature, loss.schedules.get("temperature"), losses.check_temperature, name="temperature")
-    for name in ("alpha", "beta"):
-        check = functools.partial(_check_weight, name)
-        check_range(loss[name], loss.schedules.get(name), check, name=name)
+    checks = {"temperature": losses.check_temperature}
+    for name in SCHEDULED:
+        check = checks.get(name, functools.partial(_check_weight, name))
+        check_range(loss[name], _change(loss, name), check, name=name)
     check_views(config)
+
+
+def _change(loss: ConfigDict, name: str) -> Any:
+    """What `tlx.loss_schedule` takes."""
+    return loss.schedules.to_dict().get(name)
 
 
 def _check_weight(name: str, value: float) -> None:
@@ -222,10 +227,10 @@ def _loss(run: Run, weights: tuple[float, ...]) -> dict[str, Any]:
     config = run.config
     options = {name: value for name, value in config.loss.items() if name != "schedules"}
     for name in SCHEDULED:
-        change, total = config.loss.schedules.get(name), config.train.steps
-        options[name] = make_schedule(options[name], change and dict(change), name=name, total_steps=total)
+        change = _change(config.loss, name)
+        options[name] = make_schedule(options[name], change, name=name, total_steps=config.train.steps)
     teach = teachers.make_reader(num_classes=run.num_classes, weights=weights, by=config.teacher.combine)
-    return options | {"teach": teach, "mixup": config.transfer.mixup}
+    return options | {"teach": teach, "mixup": config.transfer.mixup > 0}
 
 
 def _as_teacher(student: Trained) -> Teacher:

@@ -1,6 +1,7 @@
 """Lessons: a transfer set in the views that a student sees of it, with what its teachers say, live or kept."""
 
 import functools
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -50,14 +51,8 @@ def lessons(
     columns: dict[str, Any] = {"weight": transfer.weight}
     if views:
         columns["row"] = rows.ravel()
-    partners = None
-    if config.transfer.mixup:
-        partners = functools.partial(np.roll, shift=1)
-        if views:
-            # A row's partner must be the row's own, or what is kept of it would be of another mixture.
-            draw = lambda view: np.random.default_rng((config.seed, view, *b"mixup")).permutation(count)
-            partners = np.concatenate([draw(view) for view in range(views)]).__getitem__
-    make_store = functools.partial(run.store, transfer.examples, partners=partners)
+    mix = _mixer(config.transfer.mixup, config.seed, views, count) if config.transfer.mixup else None
+    make_store = functools.partial(run.store, transfer.examples, mix=mix)
     teach = None
     if isinstance(taught_by, np.ndarray):
         columns["teacher_logits"] = np.ascontiguousarray(taught_by[transfer.places][:, None], np.float32)  # [N, 1, K]
@@ -85,7 +80,6 @@ def make_program(run: Run, networks: tuple) -> Callable:
         applies=[models.make_apply(model, takes=takes, level=level) for model, takes in networks],
         view=make_view(**config.augment),
         sees=config.teacher.sees,
-        mixup=config.transfer.mixup,
         features=features,
     )
     return run.parallelize(teach, args=("whole", "batch", "whole", "whole"), out="sharded")
@@ -112,6 +106,24 @@ def check_views(config: ConfigDict) -> None:
             "cache.teacher is on and images are augmented, and what a teacher says of a view can be kept only if the "
             "view comes again: set cache.views to how many of each image there are to be, or teacher.sees to clean"
         )
+
+
+def _mixer(a: float, seed: int, views: int, count: int) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """From rows to their partners and to their own shares, from Beta(a, a): a function of the rows, as all batches are.
+
+    Partners are others of the batch. Only with fixed views they are the row's own, as what is kept of a row must be.
+    """
+    if views:
+        rng = np.random.default_rng((seed, *b"mixup"))
+        partners = np.concatenate([rng.permutation(count) for _ in range(views)])
+        shares = rng.beta(a, a, views * count)
+        return lambda rows: (partners[rows], shares[rows])
+
+    def mix(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng((seed, zlib.crc32(rows.tobytes()), *b"mixup"))
+        return np.roll(rows, 1), rng.beta(a, a, len(rows))
+
+    return mix
 
 
 def _live(program: Callable, key: jax.Array, batches: Iterator[reader.Batch], start: int) -> Iterator[reader.Batch]:
