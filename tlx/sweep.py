@@ -36,7 +36,7 @@ class Variant:
     Attributes:
       label: the row's name, unique in the sweep.
       config: path of the config file, from the project's root.
-      args: what follows the colon, without the seed.
+      args: what follows the colon, without the seed; "{seed}" in it is the run's, as in "teacher=runs/x-seed{seed}".
       overrides: dotted key -> value.
       seeds: one run each.
       published: column -> the paper's figure, as text.
@@ -59,7 +59,8 @@ def load_config(path: str | os.PathLike, arg: str = "") -> ConfigDict:
 
 def make_config(variant: Variant, seed: int) -> ConfigDict:
     """The config of one run; raises UserError for an override whose key or type is not the config's."""
-    config = load_config(variant.config, ",".join(filter(None, (variant.args, f"seed={seed}"))))
+    args = variant.args.replace("{seed}", str(seed))
+    config = load_config(variant.config, ",".join(filter(None, (args, f"seed={seed}"))))
     config.lock()
     try:
         config.update_from_flattened_dict(dict(variant.overrides))

@@ -1,0 +1,34 @@
+"""All runs of section 3: `python -m tlx.sweep experiments/hinton2015/sweep.py`, from the root.
+
+A student is taught by the teacher of its own seed.
+"""
+
+from tlx.sweep import Variant
+
+CONFIG = "experiments/hinton2015/config.py"
+SEEDS = range(3)
+WIDTHS = (30, 300)
+TEMPERATURES = (1.0, 2.5, 4.0, 8.0, 20.0)
+TAUGHT = "net=distilled,teacher=runs/experiments/hinton2015/teacher-seed{seed}"
+
+
+def _variant(label: str, args: str, seconds: int) -> Variant:
+    return Variant(label, CONFIG, args, seeds=SEEDS, seconds=seconds)
+
+
+VARIANTS = [
+    _variant("teacher", "net=teacher", 1200),
+    _variant("hard labels", "net=hard", 150),
+    _variant("distilled", TAUGHT, 150),
+    _variant("distilled without 3s", f"{TAUGHT},transfer=no_3", 150),
+    _variant("distilled from 7s and 8s", f"{TAUGHT},transfer=7_8", 150),
+]
+for units in WIDTHS:
+    VARIANTS.append(_variant(f"{units} units: hard labels", f"net=hard,units={units}", 60))
+    VARIANTS += [_variant(f"{units} units: T = {t:g}", f"{TAUGHT},units={units},t={t}", 60) for t in TEMPERATURES]
+FIGURES = {
+    "test": "figures.test_accuracy",
+    "uncorrected": "figures.test_accuracy_uncorrected",
+    "validation": "figures.validation_accuracy",
+    "offset": "bias_correction.offset",
+}
