@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tlx import calibration, fidelity, latency, models
+from tlx.errors import UserError
 from tlx.export import deployed
 from tlx.latency import Network
 from tlx.multiply_adds import multiply_adds
@@ -57,7 +58,17 @@ def compare(
     Returns:
       What `result.json` has of it: {"compression": a `row` an entry, in order, "reliability": role -> the curve of
       `calibration.reliability`}.
+
+    Raises:
+      UserError: a role given twice, or logits of another number of images than there are labels.
     """
+    for i, entry in enumerate(entries):
+        if entry.role in [other.role for other in entries[:i]]:
+            raise UserError(f"the role {entry.role!r} is given twice: each network needs one of its own")
+        if len(entry.logits) != len(labels):
+            raise UserError(
+                f"the logits of {entry.role!r} are of shape {list(entry.logits.shape)}: there are {len(labels)} labels"
+            )
     whole = {entry.role: ensemble(entry.networks) for entry in entries if entry.networks}
     speed = latency.compare(whole, image_shape)
     told = next((entry.logits for entry in entries if entry.role == teacher), None)
