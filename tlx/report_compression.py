@@ -34,8 +34,8 @@ def compression(run: Run, draw: Callable) -> page.Html:
     )
     if any("latency_ms" in r for r in rows):
         measured += (
-            f" Speed: on one of {run.get('devices', 'the devices')}, the networks taking turns; the median, of which "
-            "the noise is that of the machine. Images a second are of a large batch."
+            f" Speed: on one of {run.get('devices', 'the devices')}, the networks taking turns; "
+            "medians, as noisy as the machine is busy. Images a second: of a batch of 64."
         )
     if any("×" in cell for line in lines for cell in line):
         measured += " × is the ratio to the teacher."
