@@ -5,7 +5,7 @@ stablehlo    a program, weights inside, for CPU, CUDA and TPU: float32 images [B
              (`jax.export.deserialize`). A JSON of the same name beside it says what goes in and comes out.
 safetensors  the weights by their paths, "params/backbone/...", for other programs; the header says of what network.
 
-`load` takes either back, and predicts what the run does (on CPU bit for bit, which is tested). What training alone uses,
+`load` takes either back and predicts what the run does: on CPU bit for bit, which is tested. What training alone uses,
 anything in `params` beside backbone and head, is left out.
 """
 
@@ -134,8 +134,8 @@ def _save_stablehlo(run: TrainedRun, path: pathlib.Path) -> None:
     apply, variables = run.make_apply(), deployed(run.variables)
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *run.image_shape), jnp.float32)
-    # Behind the barrier the weights are no constants, from which XLA would compute BatchNorm's factors as it compiles, and
-    # round otherwise than the run's program: on EfficientNet-Lite0 by 1e-5 in logits up to 7, and by 0.04 in bfloat16.
+    # Behind the barrier the weights are no constants, from which XLA would compute BatchNorm's factors as it compiles,
+    # and round otherwise than in the run's program: on EfficientNet-Lite0 by 1e-5 in logits up to 7, in bfloat16 by 0.04.
     # It costs about 5 % of the latency of one image on a CPU core.
     predict = jax.jit(lambda images: apply(jax.lax.optimization_barrier(variables), images, train=False)[0])
     content = bytes(jax.export.export(predict, platforms=PLATFORMS)(images).serialize())
