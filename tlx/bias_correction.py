@@ -29,7 +29,7 @@ def fit(logits: np.ndarray, labels: np.ndarray, omitted: Sequence[int]) -> float
 
     Returns:
       The middle of the interval, between two neighbouring margins, in which most images are classified right; of
-      several, the one nearest 0. An interval without an end has no middle: then 1 inside its one end.
+      several, the one nearest 0. An interval without an end has no middle: then 0, or 1 inside its one end if 0 is not.
 
     Raises:
       UserError: `omitted` is empty, names all classes or one that there is not; the images show none of the omitted
@@ -58,8 +58,8 @@ def fit(logits: np.ndarray, labels: np.ndarray, omitted: Sequence[int]) -> float
     distance = np.maximum(0, np.maximum(low, -high))  # of the interval from 0
     best = np.lexsort((distance, -right))[0]
     if best == 0:
-        return float(edges[0] - 1)
-    return float(edges[-1] + 1 if best == len(edges) else (low[best] + high[best]) / 2)
+        return float(min(edges[0] - 1, 0))
+    return float(max(edges[-1] + 1, 0) if best == len(edges) else (low[best] + high[best]) / 2)
 
 
 def apply(logits: np.ndarray, omitted: Sequence[int], offset: float) -> np.ndarray:

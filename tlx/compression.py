@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tlx import calibration, fidelity, latency, models
+from tlx.errors import UserError
 from tlx.export import deployed
 from tlx.latency import Network
 from tlx.multiply_adds import multiply_adds
@@ -43,32 +44,39 @@ class Entry:
     networks: Sequence[Network] = ()
 
 
-def compare(
-    entries: Sequence[Entry], *, labels: np.ndarray, image_shape: tuple[int, int, int], teacher: str = "teacher"
-) -> dict[str, Any]:
+def compare(entries: Sequence[Entry], *, labels: np.ndarray, image_shape: tuple[int, int, int]) -> dict[str, Any]:
     """Compares networks on the same test images.
 
     Args:
-      entries: all of them, so that their speeds are measured alternately.
+      entries: all of them, so that their speeds are measured alternately. The one whose role is "teacher", if there is
+        one, is what the others are held against.
       labels: int [N].
       image_shape: (H, W, C) of the images that the networks are given.
-      teacher: the role of the entry that the others are held against; there need be none.
 
     Returns:
       What `result.json` has of it: {"compression": a `row` an entry, in order, "reliability": role -> the curve of
       `calibration.reliability`}.
+
+    Raises:
+      UserError: a role given twice, or logits of another number of images than there are labels.
     """
+    for i, entry in enumerate(entries):
+        if entry.role in [other.role for other in entries[:i]]:
+            raise UserError(f"the role {entry.role!r} is given twice: each network needs one of its own")
+        if len(entry.logits) != len(labels):
+            raise UserError(
+                f"the logits of {entry.role!r} are of shape {list(np.shape(entry.logits))}: there are {len(labels)} "
+                "labels; give one row for each test image"
+            )
     whole = {entry.role: ensemble(entry.networks) for entry in entries if entry.networks}
     speed = latency.compare(whole, image_shape)
-    told = next((entry.logits for entry in entries if entry.role == teacher), None)
-    rows = []
-    for entry in entries:
-        costs = {}
-        if entry.role in whole:
-            costs = size(*whole[entry.role], image_shape) | speed[entry.role]
-        rows.append(row(entry, labels, teacher_logits=None if entry.role == teacher else told) | costs)
+    costs = {role: size(*network, image_shape) | speed[role] for role, network in whole.items()}
+    taught = next((entry.logits for entry in entries if entry.role == "teacher"), None)
+    told = {entry.role: None if entry.role == "teacher" else taught for entry in entries}
     return {
-        "compression": rows,
+        "compression": [
+            row(entry, labels, teacher_logits=told[entry.role]) | costs.get(entry.role, {}) for entry in entries
+        ],
         "reliability": {entry.role: calibration.reliability(entry.logits, labels) for entry in entries},
     }
 

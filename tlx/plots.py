@@ -9,6 +9,7 @@ import io
 import itertools
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -240,6 +241,28 @@ def rounds(rounds: Sequence[Mapping], intervals: Sequence[tuple[float, float] | 
     ax.set_xticks(place, named)
     title(figure, "accuracy by round", "%")
     end_labels(ax, ends)
+    return figure
+
+
+@style()
+def reliability(curves: Mapping[str, Mapping[str, Sequence]]):
+    """Accuracy against confidence, a line for each role of `tlx.calibration.reliability`'s bins; on the diagonal a
+    network is as often right as it says. A marker's area is the bin's share of the images."""
+    figure, ax = axes(3.4, right=1.45, bottom=0.48)
+    ax.set(xlim=(0, 100), ylim=(0, 100), xlabel="confidence, %")
+    ax.plot([0, 100], [0, 100], color=COLOR["muted"], linewidth=0.8, dashes=(4, 3))
+    ends = []
+    for (role, curve), color in zip(curves.items(), itertools.cycle(CYCLE)):
+        filled = [i for i, count in enumerate(curve["count"]) if count]
+        x, y = (100 * np.array([curve[key][i] for i in filled], float) for key in ("confidence", "accuracy"))
+        share = np.array([curve["count"][i] for i in filled]) / max(sum(curve["count"]), 1)
+        ax.plot(x, y, color=COLOR[color], linewidth=1.2, alpha=0.8, clip_on=False)
+        look = {"color": COLOR[color], "alpha": 0.6, "linewidths": 0, "clip_on": False, "zorder": 3}
+        ax.scatter(x, y, s=6 + 150 * share, **look)
+        if filled:
+            ends.append((y[-1], "\n".join(textwrap.wrap(role, 18)), COLOR[color]))
+    title(figure, "reliability", "accuracy in %")
+    end_labels(ax, ends, gap=0.12)
     return figure
 
 

@@ -3,12 +3,14 @@
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import jax
+import rich.box
 import rich.console
 import rich.progress
 import rich.table
+import rich.text
 
 # 80 columns, which rich assumes of a file or a pipe, would break every table.
 console = rich.console.Console(highlight=False, width=None if sys.stdout.isatty() else 120)
@@ -66,6 +68,24 @@ def bar(phase: str, *, total: int, start: int, note: str = "compiling") -> Itera
             yield Bar(progress, task)
     finally:
         console.file = None
+
+
+def grid(
+    head: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    numeric: Sequence[int] = (),
+    dim: Sequence[int] = (),
+    wrap: Sequence[int] = (),
+) -> rich.table.Table:
+    """Texts under headings; `numeric` columns to the right, `dim` rows stand back, only `wrap` columns are broken."""
+    made = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    for i, name in enumerate(head):
+        made.add_column(name, justify="right" if i in numeric else "left", no_wrap=i not in wrap)
+    for i, cells in enumerate(rows):
+        # Text: a "[" in it is no markup.
+        made.add_row(*(rich.text.Text(cell) for cell in cells), style="dim" if i in dim else None)
+    return made
 
 
 def table(title: str, rows: list[Mapping[str, object]]) -> rich.table.Table:

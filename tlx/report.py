@@ -17,9 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from tlx import compare, freeze_rule, page, plots, record
+from tlx import compare, freeze_rule, page, plots, progress, record
 from tlx.errors import UserError
 from tlx.record import Run
+from tlx.report_compression import compression, compression_table
+
+__all__ = ["SECTIONS", "compression_table", "main", "rounds_table", "wilson", "write"]
 
 _SHOWN = 40  # images of a kind on the page
 _EXTRA = 12  # curves besides loss and accuracy on the page
@@ -131,7 +134,7 @@ def _rounds(run: Run, draw: Callable) -> page.Html:
         "Rounds",
         "<p class=note>Students are compared with their teacher on the validation split; "
         "test figures are only reported.</p>",
-        page.table(_ROUND_HEAD, rows, numeric=(0, 3, 4, 5), dim=refused),
+        page.table(_ROUND_HEAD, rows, numeric=_ROUND_NUMERIC, dim=refused),
         draw("rounds", plots.rounds(rounds, intervals), caption + "The axis spans at least 10 points."),
     )
 
@@ -155,7 +158,7 @@ def _strategy(run: Run, draw: Callable) -> page.Html:
 
 
 _ROUND_HEAD = ("round", "role", "model", "parameters", "validation", "test", "verdict", "why")
-_RIGHT = ("round", "parameters", "validation", "test")
+_ROUND_NUMERIC = (0, 3, 4, 5)
 
 
 def _round_cells(r: Mapping[str, Any]) -> tuple[str, ...]:
@@ -172,16 +175,9 @@ def _round_cells(r: Mapping[str, Any]) -> tuple[str, ...]:
 
 def rounds_table(result: Mapping[str, Any]) -> Any:
     """The rounds of a `result.json` as a `rich.table.Table` for the terminal."""
-    import rich.table
-    import rich.text
-
-    grid = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
-    for name in _ROUND_HEAD:
-        grid.add_column(name, justify="right" if name in _RIGHT else "left", no_wrap=name != "why")
-    for r in result.get("rounds") or []:
-        style = None if r.get("promoted") else "dim"
-        grid.add_row(*(rich.text.Text(cell) for cell in _round_cells(r)), style=style)  # Text: a "[" in it is no markup
-    return grid
+    rounds = result.get("rounds") or []
+    refused = [i for i, r in enumerate(rounds) if not r.get("promoted")]
+    return progress.grid(_ROUND_HEAD, map(_round_cells, rounds), numeric=_ROUND_NUMERIC, dim=refused, wrap=[7])
 
 
 def _curves(run: Run, draw: Callable) -> page.Html:
@@ -305,7 +301,7 @@ def _provenance(run: Run, draw: Callable) -> page.Html:
     return page.section("Provenance", *parts, page.table([], [*rows, ("versions", versions), ("folder", run.path)]))
 
 
-SECTIONS = (_headline, _strategy, _rounds, _curves, _confusion, _gallery, _config, _provenance)
+SECTIONS = (_headline, _strategy, _rounds, compression, _curves, _confusion, _gallery, _config, _provenance)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
