@@ -165,12 +165,13 @@ def test_features_are_matched_and_the_projector_stays_behind(taught, tmp_path):
 
 
 def test_omitted_classes_get_their_bias_from_validation_images(taught, tmp_path, capsys):
-    changes = {"data.labels_per_class": 0, "transfer.classes": (0, 1, 2, 4, 5, 6, 7, 8, 9), "train.steps": 30}
-    result = distill.run(small(taught / "cnn", **changes, **{"loss.beta": 0.5}), tmp_path)
+    changes = {"data.labels_per_class": 0, "transfer.classes": (0, 1, 2, 4, 5, 6, 7, 8, 9), "loss.beta": 0.5}
+    config = small(taught / "cnn", **changes, **{"train.steps": 150, "train.eval_every": 150})
+    result = distill.run(config, tmp_path)
     found, offset = result["figures"], result["bias_correction"]["offset"]
-    assert result["bias_correction"]["omitted"] == ["3"] and offset > 0
+    assert result["bias_correction"]["omitted"] == ["3"] and offset != 0
     assert found["validation_accuracy"] >= found["validation_accuracy_uncorrected"]
-    assert "bias of 3: +" in capsys.readouterr().out.replace("\n", " ")
+    assert f"bias of 3: {offset:+.3g}" in capsys.readouterr().out.replace("\n", " ")
     test = source.load("digits").test
     assert np.mean(predict(load_run(tmp_path), test.images).argmax(-1) == test.labels) == found["test_accuracy"]
     assert np.trace(result["confusion"]) == round(found["test_accuracy"] * len(test))
@@ -228,10 +229,10 @@ def test_other_data_teaches_without_labels(taught, tmp_path):
 def test_schedules_reach_the_step(taught, tmp_path):
     """At the end of a step-shaped change, alpha is 0 and the loss is beta's term alone."""
     schedules = {"alpha": {"to": 0.0, "shape": "step", "begin": 0.5}, "temperature": {"to": 1.0}}
-    distill.run(small(taught / "cnn", **{"loss.schedules": schedules}), tmp_path)
+    distill.run(small(taught / "cnn", **{"loss.schedules": schedules, "data.labels_per_class": 0}), tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     first, last = lines
-    assert last["train/loss"] == pytest.approx(0.1 * last["train/loss/cross_entropy"], rel=0.2)
+    assert last["train/loss"] == pytest.approx(0.1 * last["train/loss/cross_entropy"], rel=1e-5)
     assert first["train/loss"] > 0.5 * first["train/loss/distill"]
 
 
@@ -260,7 +261,7 @@ def test_top_k_keeps_the_largest_and_the_mass_of_the_rest():
         np.testing.assert_allclose(np.take_along_axis(found, order[:, :k], -1), kept, rtol=1e-5)
         rest = np.take_along_axis(found, order[:, k:], -1)
         np.testing.assert_allclose(rest, np.broadcast_to(rest[:, :1], rest.shape), rtol=1e-5)  # shared alike
-        np.testing.assert_allclose(rest.sum(-1), 1 - kept.sum(-1), rtol=1e-4)
+        np.testing.assert_allclose(rest.sum(-1), np.take_along_axis(true, order[:, k:], -1).sum(-1), rtol=1e-5)
     for k in (0, 6):  # all classes
         assert teachers.record_dtype(shapes, dtype="float16", top_k=k).names == ("teacher_logits",)
 

@@ -143,6 +143,7 @@ def make_distill_step(
     losses.check_weights(not_all_zero=tuple(fixed) if len(fixed) == 3 else (), **fixed)
     losses.check_weights(not_all_zero=("target", "non_target"), target=dkd[0], non_target=dkd[1])
     losses.check_smoothing(label_smoothing)
+    soft = callable(alpha) or alpha > 0  # a teacher of features alone may have other classes
 
     def soft_loss(logits: jax.Array, taught: jax.Array, batch: Batch, t: jax.Array | float) -> jax.Array:
         if kind == "hard":
@@ -157,28 +158,26 @@ def make_distill_step(
     def objective(variables: PyTree, step: jax.Array, batch: Batch, keys: dict) -> tuple[dict, PyTree, Metrics]:
         out, batch_stats = _forward(apply, view, variables, batch, keys)
         logits, found = out if features else (out, None)  # [B, K], [B, D]
-        t = value_at(temperature, step)
-        taught = teach(batch, t)  # [B, K]
-        values = {
-            "distill": soft_loss(logits, taught, batch, t),
-            "cross_entropy": losses.cross_entropy(logits, batch["label"], label_smoothing),
-        }
+        values = {"cross_entropy": losses.cross_entropy(logits, batch["label"], label_smoothing)}
+        metrics = {"accuracy": _hits(logits, batch["label"], batch["weight"])}
         if mixup:
             other = losses.cross_entropy(logits, batch["partner_label"], label_smoothing)
             values["cross_entropy"] = batch["share"] * values["cross_entropy"] + (1 - batch["share"]) * other
         if features:
             values["features"] = losses.feature_distance(found, batch["teacher_features"])
-        same = jnp.argmax(logits, -1) == jnp.argmax(taught, -1)
-        metrics = {
-            "accuracy": _hits(logits, batch["label"], batch["weight"]),
-            "teacher_agreement": losses.weighted_sum(same, jnp.ones_like(same)),
-        }
+        if soft:
+            t = value_at(temperature, step)
+            taught = teach(batch, t)  # [B, K]
+            values["distill"] = soft_loss(logits, taught, batch, t)
+            same = jnp.argmax(logits, -1) == jnp.argmax(taught, -1)
+            metrics["teacher_agreement"] = losses.weighted_sum(same, jnp.ones_like(same))
         return values, batch_stats, metrics
 
     def weights(batch: Batch) -> dict[str, jax.Array]:
         every = jnp.ones_like(batch["weight"])
         labeled = batch["weight"] * (batch["partner_weight"] if mixup else 1)
-        return {"distill": every, "cross_entropy": labeled} | ({"features": every} if features else {})
+        terms = {"cross_entropy": labeled} | ({"distill": every} if soft else {})
+        return terms | ({"features": every} if features else {})
 
     return make_update(
         objective=objective,

@@ -146,7 +146,8 @@ def _keep(
     clean = config.teacher.sees == "clean"
     seen = [] if clean or not views else [views, dict(config.augment), config.transfer.mixup, config.seed, phase]
     count = len(transfer.examples) * (1 if clean else max(views, 1))
-    shapes = {"teacher_logits": jax.ShapeDtypeStruct((1, len(taught_by), run.num_classes), np.float32)}
+    classes = taught_by[0].model.num_classes  # not the student's, where features alone are taught
+    shapes = {"teacher_logits": jax.ShapeDtypeStruct((1, len(taught_by), classes), np.float32)}
     level = ""
     if config.loss.features:
         level = config.features.teacher_level
