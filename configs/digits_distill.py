@@ -21,6 +21,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.seed = arg.seed
     c.teacher.run = arg.teacher
     c.loss.update(temperature=4.0, alpha=0.9, beta=0.1)
+    c.baseline = True
     c.model = {"name": "mlp", "widths": (32,)}
     c.optim = tlx_config.optim(all={"learning_rate": 5e-3, "warmup": 0.05})
     c.train.update(steps=2000, batch_size=64, eval_every=200)

@@ -18,6 +18,7 @@ from tlx import export, models
 from tlx.checkpoint import Checkpoints
 from tlx.errors import UserError
 from tlx.pretrained import TrainedRun, load_run, weights
+from tlx.pretrained.run import network_only
 from tlx.state import TrainState
 from tlx.workdir import write_json
 
@@ -131,7 +132,7 @@ def test_jax_alone_runs_the_program(run, tmp_path):
 def test_safetensors_hold_the_weights_by_their_paths(tmp_path):
     run = made("resnet8", (8, 8, 1), (8, 8, 1), width=0.25)
     tensors = weights.read(export.save(run, tmp_path / "net", format="safetensors"))
-    expected = traverse_util.flatten_dict(export.deployed(run.variables), sep="/")
+    expected = traverse_util.flatten_dict(network_only(run.variables), sep="/")
     assert tensors.keys() == expected.keys() and not any("projector" in name for name in tensors)
     assert {"params/head/bias", "batch_stats/backbone/stem/norm/mean"} <= tensors.keys()
     for name, value in expected.items():

@@ -19,9 +19,9 @@ import numpy as np
 
 from tlx import calibration, fidelity, latency, models
 from tlx.errors import UserError
-from tlx.export import deployed
 from tlx.latency import Network
 from tlx.multiply_adds import multiply_adds
+from tlx.pretrained.run import network_only
 
 PyTree = Any
 
@@ -125,7 +125,7 @@ def ensemble(networks: Sequence[Network]) -> Network:
     Returns:
       (apply, variables): `apply(variables, images, train=False) -> (logits [M, B, K], {})`, not averaged yet.
     """
-    members = [deployed(variables) for _, variables in networks]
+    members = [network_only(variables) for _, variables in networks]
     # One tree for each kind, so that it can be counted like any network's.
     variables = {kind: {str(i): member[kind] for i, member in enumerate(members)} for kind in ("params", "batch_stats")}
 

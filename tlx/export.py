@@ -17,7 +17,7 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -33,6 +33,7 @@ from tlx.data.augment import to_float
 from tlx.data.source import check_examples
 from tlx.errors import UserError, did_you_mean, reading
 from tlx.pretrained import TrainedRun, load_run, rebuild, weights
+from tlx.pretrained.run import network_only
 from tlx.workdir import read_json, write_bytes, write_json
 
 PyTree = Any
@@ -69,12 +70,6 @@ class Exported:
                 f"the exported network takes images {list(self.image_shape)}, these are {list(images.shape[1:])}"
             )
         return np.asarray(self.call(to_float(jnp.asarray(images))))
-
-
-def deployed(variables: Mapping[str, PyTree]) -> dict[str, PyTree]:
-    """What a prediction needs of {"params", "batch_stats"}: backbone and head; `params` may hold a projector, say."""
-    part = lambda tree: {name: tree[name] for name in ("backbone", "head") if name in tree}
-    return {kind: part(variables.get(kind, {})) for kind in ("params", "batch_stats")}
 
 
 def save(run: TrainedRun, path: str | os.PathLike, *, format: str) -> pathlib.Path:
@@ -131,12 +126,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _save_stablehlo(run: TrainedRun, path: pathlib.Path) -> None:
-    apply, variables = run.make_apply(), deployed(run.variables)
+    apply, variables = run.make_apply(), network_only(run.variables)
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *run.image_shape), jnp.float32)
     # Behind the barrier the weights are no constants, from which XLA would compute BatchNorm's factors as it compiles,
-    # and round otherwise than in the run's program: on EfficientNet-Lite0 by 1e-5 in logits up to 7, in bfloat16 by 0.04.
-    # It costs about 5 % of the latency of one image on a CPU core.
+    # and round otherwise than in the run's program: on EfficientNet-Lite0 by 1e-5 in logits up to 7, in bfloat16 by
+    # 0.04. It costs about 5 % of the latency of one image on a CPU core.
     predict = jax.jit(lambda images: apply(jax.lax.optimization_barrier(variables), images, train=False)[0])
     content = bytes(jax.export.export(predict, platforms=PLATFORMS)(images).serialize())
     # The program first: without its JSON it is not taken for whole.
@@ -156,7 +151,7 @@ def _load_stablehlo(path: pathlib.Path, content: bytes) -> tuple[dict[str, Any],
 
 
 def _save_safetensors(run: TrainedRun, path: pathlib.Path) -> None:
-    flat = traverse_util.flatten_dict(deployed(run.variables), sep="/")
+    flat = traverse_util.flatten_dict(network_only(run.variables), sep="/")
     tensors = {name: np.ascontiguousarray(value) for name, value in flat.items()}
     write_bytes(path, safetensors.numpy.save(tensors, metadata={_KEY: json.dumps(_about(run))}))
 

@@ -86,10 +86,10 @@ def rebuild(selected: Mapping[str, Any], *, num_classes: int) -> tuple[models.Cl
     return models.build(**options, num_classes=num_classes, dtype=dtype), models.Input(**_tuples(selected["takes"]))
 
 
-def network_only(variables: PyTree) -> PyTree:
-    """Without what only training needed: parameters beside the backbone and the head."""
-    params = variables["params"]
-    return variables | {"params": {part: params[part] for part in ("backbone", "head") if part in params}}
+def network_only(variables: Mapping[str, PyTree]) -> dict[str, PyTree]:
+    """What a prediction needs of {"params", "batch_stats"}: backbone and head, and not what training alone used."""
+    part = lambda tree: {name: tree[name] for name in ("backbone", "head") if name in tree}
+    return {kind: part(variables.get(kind, {})) for kind in ("params", "batch_stats")}
 
 
 def add_bias(variables: PyTree, bias: Sequence[float]) -> PyTree:

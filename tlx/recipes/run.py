@@ -248,6 +248,8 @@ def finish(run: Run, trained: "Trained", **more: Any) -> dict[str, Any]:
 def _print_result(result: dict[str, Any]) -> None:
     if result.get("rounds"):
         progress.say(report.rounds_table(result))
+    if result.get("compression"):
+        progress.say(report.compression_table(result))
     figures, correct = result["figures"], np.trace(result["confusion"])
     progress.say(
         f"test accuracy {figures['test_accuracy']:.4f} ({correct} of {np.sum(result['confusion'])}), "
