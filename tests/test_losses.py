@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tlx import losses
+from tlx import ensemble, losses
 from tlx.errors import UserError
 
 LOGITS = hnp.arrays(np.float32, (4, 3), elements=st.floats(-20, 20, width=32))
@@ -206,7 +206,7 @@ def test_standardize_gradient_by_hand():
     np.testing.assert_allclose(got, (g - g.mean() - z * np.mean(g * z)) / np.std(logits), rtol=1e-4, atol=1e-6)
 
 
-combine = jax.jit(losses.combine_teachers, static_argnames=("weights", "by"))
+combine = jax.jit(ensemble.combine_teachers, static_argnames=("weights", "by"))
 
 
 def test_ensemble_by_probabilities_has_the_mean_of_the_softened_distributions():
@@ -223,7 +223,7 @@ def test_ensemble_by_logits_by_hand():
     np.testing.assert_allclose(combine(members, 9.0, weights=(1.5, 0.5), by="logits")[0], [2, 1.5, 2], rtol=1e-6)
 
 
-@pytest.mark.parametrize("by", losses.COMBINE_BY)
+@pytest.mark.parametrize("by", ensemble.COMBINE_BY)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16])
 def test_an_ensemble_of_one_is_that_one_bit_for_bit(by, dtype):
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(5, 2, 7)) * 100, dtype)
@@ -236,7 +236,7 @@ def test_an_ensemble_of_one_is_that_one_bit_for_bit(by, dtype):
         np.testing.assert_array_equal(got, logits[:, 0].astype(jnp.float32))
 
 
-@pytest.mark.parametrize("by", losses.COMBINE_BY)
+@pytest.mark.parametrize("by", ensemble.COMBINE_BY)
 def test_an_ensemble_of_equals_and_of_opposites(by):
     same = np.tile(np.float32([[[2.0, -1.0, 0.5]]]), (1, 3, 1))
     np.testing.assert_allclose(softmax(combine(same, 2.0, by=by)), softmax(same[:, 0]), rtol=1e-5)
@@ -260,7 +260,7 @@ def test_an_ensemble_of_equals_and_of_opposites(by):
 )
 def test_bad_ensembles(kwargs, message):
     with pytest.raises(UserError, match=message):
-        losses.combine_teachers(jnp.zeros((1, 2, 3)), **{"temperature": 1.0} | kwargs)
+        ensemble.combine_teachers(jnp.zeros((1, 2, 3)), **{"temperature": 1.0} | kwargs)
 
 
 def test_feature_distance_by_hand():

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import logsumexp
 
-from tlx import kept, losses, models, pretrained
+from tlx import ensemble, kept, models, pretrained
 from tlx.data.view import look, view_keys
 from tlx.errors import UserError, did_you_mean
 
@@ -142,7 +142,7 @@ def make_reader(*, num_classes: int, weights: Sequence[float] = (), by: str = "p
 
     Args:
       num_classes: K.
-      weights, by: see `losses.combine_teachers`.
+      weights, by: see `ensemble.combine_teachers`.
     """
 
     def teach(batch: Mapping[str, jax.Array], temperature: jax.Array | float) -> jax.Array:
@@ -153,7 +153,7 @@ def make_reader(*, num_classes: int, weights: Sequence[float] = (), by: str = "p
             others = jnp.broadcast_to(share[..., None], (*share.shape, num_classes))
             put = jax.vmap(jax.vmap(lambda row, index, top: row.at[index].set(top)))
             logits = put(others, batch["teacher_index"], logits)
-        return losses.combine_teachers(logits, temperature, weights=weights or None, by=by)
+        return ensemble.combine_teachers(logits, temperature, weights=weights or None, by=by)
 
     return teach
 

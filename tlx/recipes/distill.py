@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from tlx import bias_correction, losses, progress, steps, teachers
+from tlx import bias_correction, ensemble, losses, progress, steps, teachers
 from tlx import config as config_lib
 from tlx.errors import UserError
 from tlx.loss_schedule import check_range, make_schedule
@@ -168,7 +168,7 @@ def _networks(config: ConfigDict) -> tuple[Teacher, ...]:
     if section.logits:
         return ()
     found = teachers.load(run=section.run, runs=section.runs, published=section.published.to_dict())
-    losses.check_ensemble(len(found), weights=section.weights or None, by=section.combine)
+    ensemble.check_ensemble(len(found), weights=section.weights or None, by=section.combine)
     if config.loss.features and len(found) > 1:
         raise UserError(f"loss.features is {config.loss.features}, but there are {len(found)} teachers: name one")
     return found

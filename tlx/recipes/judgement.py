@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tlx import compression, losses, parallel
+from tlx import compression, ensemble, parallel
 from tlx.compression import Entry
 from tlx.data.view import make_view
 from tlx.recipes.learner import Trained
@@ -19,7 +19,7 @@ def judge(run: Run, members: Sequence[Trained]) -> dict[str, Any]:
     figures: dict[str, Any] = {"members": len(members)}
     for split in ("validation", "test"):
         logits = np.stack([_logits(run, member, split) for member in members], axis=1)  # [N, M, K]
-        predicted = np.argmax(losses.combine_teachers(logits, 1.0), -1)
+        predicted = np.argmax(ensemble.combine_teachers(logits, 1.0), -1)
         figures[f"{split}_accuracy"] = float(np.mean(predicted == run.examples(split).labels))
     return figures
 
@@ -63,7 +63,7 @@ def _taught(run: Run, teachers: Sequence[Teacher]) -> np.ndarray:
     call = functools.partial(program, variables)
     batches = run.eval_batches(run.store(run.dataset.test, weight=np.ones(count, np.float32)), np.arange(count))
     logits = [np.asarray(call(batch, run.rng, np.int32(0))["teacher_logits"]) for batch in batches]  # [b, M, K] each
-    joint = losses.combine_teachers(
+    joint = ensemble.combine_teachers(
         np.concatenate(logits)[:count], 1.0, weights=section.weights or None, by=section.combine
     )
     return np.asarray(joint)
