@@ -99,8 +99,11 @@ def test_bad_entries(compared):
     entries, labels, _ = compared
     with pytest.raises(UserError, match="'student' is given twice"):
         compression.compare([entries[1], entries[1]], labels=labels, image_shape=SHAPE)
-    with pytest.raises(UserError, match=r"logits of 'student' are of shape \[200, 7\]: there are 199 labels"):
+    with pytest.raises(UserError, match=r"logits of 'student' are of shape \[200, 7\] and not \[199, 7\]"):
         compression.compare(entries[1:], labels=labels[:199], image_shape=SHAPE)
+    narrow = Entry("student", "mlp", entries[1].logits[:, :6])
+    with pytest.raises(UserError, match=r"of shape \[200, 6\] and not \[200, 7\]"):
+        compression.compare([entries[0], narrow], labels=labels, image_shape=SHAPE)
 
 
 def test_networks_take_turns():

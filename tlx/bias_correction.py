@@ -3,7 +3,8 @@
 A student that was distilled without any image of a class learns what the class looks like from what the teacher's soft
 targets say of the other images, but also that it is rare. Hinton, Vinyals & Dean (2015), "Distilling the Knowledge in a
 Neural Network", section 3, shift the bias of the missing class (no 3s in the transfer set), or those of several (only
-7s and 8s), by what is best on the test set. Here the shift is fitted on held-out training images.
+7s and 8s), by what is best on the test set. Here the shift is fitted on held-out training images, and always that of the
+missing classes: lowering the others by as much is the same to a softmax.
 """
 
 from collections.abc import Sequence
@@ -43,7 +44,7 @@ def fit(logits: np.ndarray, labels: np.ndarray, omitted: Sequence[int]) -> float
     if is_missing.all() or not is_missing.any():
         raise UserError(
             f"the {len(labels)} images show {'only' if is_missing.any() else 'none of'} the omitted classes "
-            f"{sorted(set(omitted))}: fit the offset on held-out images of all classes"
+            f"{np.flatnonzero(missing).tolist()}: fit the offset on held-out images of all classes"
         )
     kept, raised = np.where(missing, -np.inf, logits), np.where(missing, logits, -np.inf)
     margin = kept.max(-1) - raised.max(-1)  # [N]: above it, an omitted class is predicted
@@ -77,13 +78,14 @@ def into_head(variables: PyTree, omitted: Sequence[int], offset: float) -> PyTre
 
 def _mask(omitted: Sequence[int], num_classes: int) -> np.ndarray:
     """bool [K]."""
+    omitted = [int(k) for k in omitted]
     for k in omitted:
         if not 0 <= k < num_classes:
             raise UserError(f"omitted class {k} does not exist: there are 0 to {num_classes - 1}")
     mask = np.zeros(num_classes, bool)
-    mask[list(omitted)] = True
+    mask[omitted] = True
     if mask.all() or not mask.any():
         raise UserError(
-            f"the omitted classes are {list(omitted)} of {num_classes}: name at least one, and leave at least one out"
+            f"the omitted classes are {omitted} of {num_classes}: name at least one, and leave at least one out"
         )
     return mask

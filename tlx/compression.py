@@ -58,15 +58,16 @@ def compare(entries: Sequence[Entry], *, labels: np.ndarray, image_shape: tuple[
       `calibration.reliability`}.
 
     Raises:
-      UserError: a role given twice, or logits of another number of images than there are labels.
+      UserError: a role given twice, or logits of another number of images or classes.
     """
     for i, entry in enumerate(entries):
         if entry.role in [other.role for other in entries[:i]]:
             raise UserError(f"the role {entry.role!r} is given twice: each network needs one of its own")
-        if len(entry.logits) != len(labels):
+        found, expected = np.shape(entry.logits), (len(labels), np.shape(entries[0].logits)[-1])
+        if found != expected:
             raise UserError(
-                f"the logits of {entry.role!r} are of shape {list(np.shape(entry.logits))}: there are {len(labels)} "
-                "labels; give one row for each test image"
+                f"the logits of {entry.role!r} are of shape {list(found)} and not {list(expected)}: give one row for "
+                "each test image and one column for each class"
             )
     whole = {entry.role: ensemble(entry.networks) for entry in entries if entry.networks}
     speed = latency.compare(whole, image_shape)

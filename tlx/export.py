@@ -129,9 +129,9 @@ def _save_stablehlo(run: TrainedRun, path: pathlib.Path) -> None:
     apply, variables = run.make_apply(), network_only(run.variables)
     (batch,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *run.image_shape), jnp.float32)
-    # Behind the barrier the weights are no constants, from which XLA would compute BatchNorm's factors as it compiles,
-    # and round otherwise than in the run's program: on EfficientNet-Lite0 by 1e-5 in logits up to 7, in bfloat16 by
-    # 0.04. It costs about 5 % of the latency of one image on a CPU core.
+    # Behind the barrier the weights are no constants, from which XLA would compute BatchNorm's factors when it
+    # compiles, and round otherwise than in the run's program: on EfficientNet-Lite0 by 1e-5 in logits up to 7, and in
+    # bfloat16 by 0.04. It costs about 5 % of the latency of one image on a CPU core.
     predict = jax.jit(lambda images: apply(jax.lax.optimization_barrier(variables), images, train=False)[0])
     content = bytes(jax.export.export(predict, platforms=PLATFORMS)(images).serialize())
     # The program first: without its JSON it is not taken for whole.

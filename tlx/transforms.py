@@ -14,8 +14,9 @@ def max_norm(limit: float) -> optax.GradientTransformation:
 
     The max-norm constraint of Srivastava et al. (2014), "Dropout: A Simple Way to Prevent Neural Networks from
     Overfitting", section 5.1 (not checked against the paper): the weights are projected onto the ball of that radius.
-    Optax has projections of whole trees only. A unit is the last axis of a kernel, [in, out] or [h, w, in, out], and the norm (L2, to float32's
-    rounding) is over all other axes; arrays of rank below 2 (biases, norms) are left alone. Must stand last in a chain.
+    Optax has projections of whole trees only. A unit is the last axis of a kernel, [in, out] or [h, w, in, out], and
+    the norm (L2, to float32's rounding) is over all other axes; arrays of rank below 2 (biases, norms) are left alone.
+    Must stand last in a chain.
     """
 
     def update(updates: PyTree, state: optax.EmptyState, params: PyTree) -> tuple[PyTree, optax.EmptyState]:
