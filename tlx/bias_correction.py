@@ -3,8 +3,8 @@
 A student that was distilled without any image of a class learns what the class looks like from what the teacher's soft
 targets say of the other images, but also that it is rare. Hinton, Vinyals & Dean (2015), "Distilling the Knowledge in a
 Neural Network", section 3, shift the bias of the missing class (no 3s in the transfer set), or those of several (only
-7s and 8s), by what is best on the test set. Here the shift is fitted on held-out training images, and always that of
-the missing classes: lowering the others by as much is the same to a softmax.
+7s and 8s), by what is best on the test set. Here the shift is fitted on held-out training images, and it is always that
+of the missing classes: lowering the others by as much is the same to a softmax.
 """
 
 from collections.abc import Sequence
