@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import shutil
 import signal
 
 import jax
@@ -19,7 +18,7 @@ from tlx.errors import UserError
 from tlx.metrics import MetricWriter
 from tlx.preemption import Preempted
 from tlx.pretrained import load_run
-from tlx.recipes import distill, load, self_train, supervised
+from tlx.recipes import load, self_train, supervised
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
@@ -359,22 +358,6 @@ def test_bad_self_training_input(changes, message, tmp_path):
     with pytest.raises(UserError, match=message):
         self_train.run(small_self_train(**changes), tmp_path)
     assert not (tmp_path / "checkpoints").exists()
-
-
-def test_a_teacher_that_does_not_fit(tmp_path, runs):
-    config = distill.default_config()
-    config.data.update(labels_per_class=5, validation=50)
-    config.train.update(steps=2, batch_size=16, eval_every=1)
-    with pytest.raises(UserError, match="teacher.run is empty"):
-        distill.run(config, tmp_path / "a")
-    config.teacher.run = str(runs / "digits_pretrain")
-    with pytest.raises(UserError, match="a teacher must have its student's classes"):
-        distill.run(config, tmp_path / "b")
-    shutil.copytree(runs / "digits_scratch", tmp_path / "unfinished")
-    (tmp_path / "unfinished" / "result.json").unlink()
-    config.teacher.run = str(tmp_path / "unfinished")
-    with pytest.raises(UserError, match="is unfinished"):
-        distill.run(config, tmp_path / "c")
 
 
 def test_weights_of_another_architecture(tmp_path, runs):
