@@ -46,9 +46,29 @@ def compression(run: Run, draw: Callable) -> page.Html:
     return page.section(
         "Compression",
         page.table(head, lines, numeric=range(1, len(head))),
+        "".join(f"<p>{page.text(line)}</p>" for line in _notes(run)),
         f"<p class=note>{page.text(measured)}</p>",
         draw("reliability", plots.reliability(curves), caption) if curves else "",
     )
+
+
+def _notes(run: Run) -> list[str]:
+    """What else came of it."""
+    notes, joint, bias = [], run.get("ensemble"), run.get("bias_correction")
+    percent = lambda value: page.figure_text("accuracy", value)
+    if joint:
+        notes.append(
+            f"The {joint['members']} generations together, by the mean of their probabilities: "
+            f"{percent(joint['test_accuracy'])} of the test images are right, {percent(joint['validation_accuracy'])} "
+            "of the validation images."
+        )
+    if bias:
+        notes.append(
+            f"No image of {', '.join(bias['omitted'])} was distilled on. Their bias was changed by "
+            f"{bias['offset']:+.3g}, fitted on validation images; without that, the student has "
+            f"{percent(run.get('figures')['test_accuracy_uncorrected'])} on test."
+        )
+    return notes
 
 
 def compression_table(result: Mapping[str, Any]) -> Any:

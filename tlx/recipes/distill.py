@@ -6,7 +6,6 @@ each of (assistants, then `generations` of the student):
     it is the next one's teacher
 """
 
-import dataclasses
 import functools
 import json
 import os
@@ -16,16 +15,15 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from tlx import bias_correction, ensemble, losses, progress, steps, teachers
 from tlx import config as config_lib
+from tlx import ensemble, losses, progress, steps, teachers
 from tlx.errors import UserError
 from tlx.loss_schedule import check_range, make_schedule
-from tlx.pretrained.run import add_bias
 from tlx.recipes.judgement import compare_networks, judge
-from tlx.recipes.learner import Learner, Trained, digest, make_learner
+from tlx.recipes.learner import Learner, Trained, make_learner
 from tlx.recipes.lessons import check_views, feature_width, lessons, make_program
 from tlx.recipes.run import Run, finish, finished, open_run
-from tlx.recipes.transfer import transfer_set
+from tlx.recipes.transfer import correct_bias, transfer_set
 from tlx.teachers import Teacher
 
 Sources = tuple[Teacher, ...] | np.ndarray  # networks, or the logits [N, K] of the training set
@@ -105,7 +103,7 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike, *, overwrite: boo
             more["ensemble"] = judge(run, students[-config.generations :])
         student = students[-1]
         if transfer.omitted and config.transfer.correct_bias:
-            student, more["bias_correction"] = _correct_bias(run, student, transfer.omitted)
+            student, more["bias_correction"] = correct_bias(student, transfer.omitted)
         plain = _fit_baseline(run, baseline) if baseline else None
         return finish(run, student, **more, **compare_networks(run, first, [*students[:-1], student], plain))
 
@@ -256,31 +254,6 @@ def _fit_baseline(run: Run, learner: Learner) -> Trained:
     """The student without a teacher: from the same start, for as many steps, on the labels alone."""
     stream = run.stream(run.splits.labeled, run.config.train.batch_size, "baseline/labeled")
     return learner.fit("baseline", variables=learner.init("train"), store=run.labeled_store(), streams=[stream])
-
-
-def _correct_bias(run: Run, student: Trained, omitted: tuple[int, ...]) -> tuple[Trained, dict[str, Any]]:
-    """The student with the bias that its omitted classes need, fitted on the validation images, which show them."""
-    held_out, learner = student.learner.examples("validation"), student.learner
-    _, logits = learner.predict(student.variables, run.store(held_out), np.arange(len(held_out)))
-    offset = bias_correction.fit(logits, held_out.labels, omitted)
-    bias = bias_correction.apply(np.zeros(run.num_classes, np.float32), omitted, offset)
-    variables = add_bias(student.variables, bias)
-    figures = dict(student.figures)
-    for split in ("validation", "test"):
-        examples = learner.examples(split)
-        values, _ = learner.predict(variables, run.store(examples), np.arange(len(examples)))
-        for name, value in values.items():
-            figures[f"{split}_{name}_uncorrected"] = figures[f"{split}_{name}"]
-            figures[f"{split}_{name}"] = value
-    names = [run.dataset.class_names[k] for k in omitted]
-    progress.say(
-        f"bias of {', '.join(names)}: {offset:+.3g}, fitted on validation images; test accuracy "
-        f"{figures['test_accuracy_uncorrected']:.4f} before, {figures['test_accuracy']:.4f} after"
-    )
-    corrected = dataclasses.replace(
-        student, variables=variables, figures=figures, digest=digest(variables), bias=tuple(bias.tolist())
-    )
-    return corrected, {"omitted": names, "offset": offset}
 
 
 def _row(student: Trained) -> dict[str, Any]:

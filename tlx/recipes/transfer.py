@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from tlx import bias_correction, progress
 from tlx.data import source
 from tlx.errors import UserError, did_you_mean
+from tlx.pretrained.run import add_bias
+from tlx.recipes.learner import Trained, digest
 from tlx.recipes.run import Run
 
 IMAGES = ("all", "labeled", "unlabeled")
@@ -74,6 +77,32 @@ def transfer_set(run: Run) -> TransferSet:
         omitted=omitted,
         identity=[run.fingerprint, digest],
     )
+
+
+def correct_bias(student: Trained, omitted: tuple[int, ...]) -> tuple[Trained, dict[str, Any]]:
+    """The student with the bias that its omitted classes need, fitted on the validation images, which show them."""
+    learner, run = student.learner, student.learner.run
+    held_out = learner.examples("validation")
+    _, logits = learner.predict(student.variables, run.store(held_out), np.arange(len(held_out)))
+    offset = bias_correction.fit(logits, held_out.labels, omitted)
+    bias = bias_correction.apply(np.zeros(run.num_classes, np.float32), omitted, offset)
+    variables = add_bias(student.variables, bias)
+    figures = dict(student.figures)
+    for split in ("validation", "test"):
+        examples = learner.examples(split)
+        values, _ = learner.predict(variables, run.store(examples), np.arange(len(examples)))
+        for name, value in values.items():
+            figures[f"{split}_{name}_uncorrected"] = figures[f"{split}_{name}"]
+            figures[f"{split}_{name}"] = value
+    names = [run.dataset.class_names[k] for k in omitted]
+    progress.say(
+        f"bias of {', '.join(names)}: {offset:+.3g}, fitted on validation images; test accuracy "
+        f"{figures['test_accuracy_uncorrected']:.4f} before, {figures['test_accuracy']:.4f} after"
+    )
+    corrected = dataclasses.replace(
+        student, variables=variables, figures=figures, digest=digest(variables), bias=tuple(bias.tolist())
+    )
+    return corrected, {"omitted": names, "offset": offset}
 
 
 def _other_data(run: Run) -> TransferSet:
