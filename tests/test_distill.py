@@ -1,13 +1,16 @@
 """Distillation: kept teachers equal live ones bit for bit, all teachers and transfer sets, and what is refused."""
 
 import json
+import pathlib
 import shutil
 
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 from test_recipes import curves, figures, interrupt_at
 
+from experiments.parity import random_weights
 from tlx import config as config_lib
 from tlx import report, teachers
 from tlx.checkpoint import restore_variables
@@ -272,6 +275,22 @@ def test_top_k_of_all_but_one_class_trains_as_all_do(taught, tmp_path):
         distill.run(config, tmp_path / str(k))
     near = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
     jax.tree.map(near, final(tmp_path / "0"), final(tmp_path / "9"))
+
+
+def test_published_weights_teach(tmp_path):
+    """A ResNet-18 of 3 classes in torchvision's names, that sees 32x32 in colour of the digits' 8x8 in grey."""
+    cases = json.loads((pathlib.Path(__file__).parent / "data" / "parity" / "resnet.json").read_text())["cases"]
+    shapes = next(c["tensors"] for c in cases if c["model"] == "resnet18" and "torchvision" in c["logits"])
+    shapes |= {"fc.weight": [3, 512], "fc.bias": [3]}
+    safetensors.numpy.save_file(random_weights.fill_all(shapes), tmp_path / "resnet18.safetensors")
+    published = {"name": "resnet18", "weights": str(tmp_path / "resnet18.safetensors"), "image_size": 32}
+    config = small("", **{f"teacher.published.{name}": value for name, value in published.items()})
+    config.data.update(classes=(0, 1, 2), validation=20)
+    config.train.update(steps=2, eval_every=2)
+    result = distill.run(config, tmp_path / "run")
+    teacher, student = result["compression"]
+    assert teacher["parameters"] == 11_689_512 - 997 * 513 and student["parameters"] == 64 * 8 + 8 + 27
+    assert np.isfinite(student["kl_to_teacher"]) and 0 <= student["agreement_1"] <= 1
 
 
 @pytest.mark.parametrize(
