@@ -237,6 +237,8 @@ def test_schedules_reach_the_step(taught, tmp_path):
     first, last = lines
     assert last["train/loss"] == pytest.approx(0.1 * last["train/loss/cross_entropy"], rel=1e-5)
     assert first["train/loss"] > 0.5 * first["train/loss/distill"]
+    assert (first["train/alpha"], last["train/alpha"]) == (pytest.approx(0.9), 0.0)
+    assert first["train/temperature"] > last["train/temperature"] > 1
 
 
 @pytest.mark.parametrize("kind", ["dkd", "hard"])
@@ -315,12 +317,16 @@ def test_published_weights_teach(tmp_path):
         ({"teacher.sees": "clean", "transfer.mixup": 1.0}, "it must see the mixture"),
         ({"teacher.weights": (1.0, 2.0)}, "weights"),
         ({"teacher.combine": "votes"}, "votes"),
-        ({"teacher.logits": "x.npy"}, "teacher.run and teacher.logits are all set"),
+        (
+            {"teacher.logits": "x.npy"},
+            r"teacher.run and teacher.logits are set: keep one, and clear the other, as --config.teacher.run= does",
+        ),
         ({"transfer.images": "none"}, "transfer.images is 'none'"),
         ({"transfer.classes": (0, 1)}, "have no label to choose by"),
         ({"transfer.images": "labeled", "transfer.classes": (11,)}, "transfer.classes has 11"),
         ({"data.labels_per_class": 0, "transfer.images": "unlabeled"}, "there are none"),
         ({"generations": 0}, "generations is 0"),
+        ({"assistants": ("mlp",)}, "assistants has 'mlp': each is the options of a model"),
     ],
 )
 def test_bad_input_before_any_training(changes, message, taught, tmp_path):
@@ -338,6 +344,8 @@ def test_teachers_that_do_not_fit(taught, tmp_path):
     (tmp_path / "unfinished" / "result.json").unlink()
     with pytest.raises(UserError, match="is unfinished"):
         distill.run(small(tmp_path / "unfinished"), tmp_path / "c")
+    with pytest.raises(UserError, match="teacher.published.name is ''"):
+        distill.run(small("", **{"teacher.published.weights": "none.pth"}), tmp_path / "d")
     published = {"teacher.published.name": "resnet18", "teacher.published.weights": str(tmp_path / "none.pth")}
     with pytest.raises(UserError, match=r"none.pth"):
         distill.run(small("", **published), tmp_path / "d")

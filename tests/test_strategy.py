@@ -92,7 +92,7 @@ def test_a_strategy_is_nothing_but_its_rules(source, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"strategy": "ful"}, r"regime 'ful' is unknown \(did you mean 'full'\?\)"),
+        ({"strategy": "ful"}, r"strategy is 'ful' \(did you mean 'full'\?\): use one of .*, auto"),
         ({"optim.rules": ((".*", "head"),)}, "and optim.rules say who learns too"),
         ({"optim": config_lib.optim()}, "optim.groups must be backbone and head, and not all"),
         ({"init.run": ""}, "nothing to start from: set init.run or init.weights"),

@@ -1,6 +1,7 @@
 """What the commands that take a config have in common: the flag --config, and every mistake in one line."""
 
 import ast
+import contextlib
 import sys
 from collections.abc import Callable, Mapping
 
@@ -54,8 +55,9 @@ def _parse(argv: list[str], usage: str, required: Mapping[str, flags.FlagHolder]
 def _one_line(error: BaseException) -> str:
     """What is to be said of an error that passed through absl and ml_collections, which wrap and print tracebacks."""
     text = str(error.args[0] if error.args else error)
-    if text.startswith(("'", '"')):
-        text = str(ast.literal_eval(text))  # a KeyError's text, quoted once more on the way
+    # A KeyError's text is quoted once more on the way; but one of several lines only begins with a quoted name.
+    with contextlib.suppress(SyntaxError, ValueError):
+        text = str(ast.literal_eval(text)) if text.startswith(("'", '"')) else text
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if isinstance(error, OSError) or "Traceback" in text:
         return lines[-1].removeprefix("tlx.errors.UserError: ")

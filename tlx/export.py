@@ -103,6 +103,8 @@ def load(path: str | os.PathLike) -> Exported:
       UserError: no such file, a damaged one, one that `save` did not write, or for another platform than this one's.
     """
     path = pathlib.Path(path).expanduser()
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name the exported file, such as {path / 'export' / 'model.stablehlo'}")
     with reading(path):
         content = path.read_bytes()
     about, call = (_load_safetensors if content[8:9] == b"{" else _load_stablehlo)(path, content)
@@ -140,6 +142,8 @@ def _save_stablehlo(run: TrainedRun, path: pathlib.Path) -> None:
 
 
 def _load_stablehlo(path: pathlib.Path, content: bytes) -> tuple[dict[str, Any], Callable]:
+    if not _beside(path).exists():
+        raise UserError(f"{path} is no exported network, or {_beside(path).name}, which was beside it, is missing")
     about = read_json(_beside(path))
     platform = jax.default_backend().replace("gpu", "cuda")
     with reading(path):

@@ -184,9 +184,11 @@ def _curves(run: Run, draw: Callable) -> page.Html:
     _, series = record.timeline(run.metrics)
     if not series:
         return page.Html()
+    soft = {"dkd": "DKD(teacher at T, student at T)", "hard": "CE(the teacher's argmax)"}
+    kind = run.config.get("loss", {}).get("kind", "kl")
     student = (
-        "A student's training loss is alpha · T² · KL(teacher at T ‖ student at T) + beta · CE, and what else its "
-        "config turns on: not to be compared with a cross-entropy."
+        f"A student's training loss is alpha · {soft.get(kind, 'T² · KL(teacher at T ‖ student at T)')} + beta · CE, "
+        "and what else its config turns on: not to be compared with a cross-entropy, such as a baseline's."
     )
     captions = {
         "accuracy": "Train: over the images since the point before, as augmented and noised, against the labels "
@@ -293,7 +295,7 @@ def _provenance(run: Run, draw: Callable) -> page.Html:
         bar = "".join(
             f"<i style='flex:{v / total:.4f};background:var(--{colors.get(k, 'grid')})'></i>" for k, v in time.items()
         )
-        said = ", ".join(f"{k} {page.duration(v)}" for k, v in time.items())
+        said = ", ".join(f"{'of which ' * (k == 'compile')}{k} {page.duration(v)}" for k, v in time.items())
         said = f"Wall time {page.duration(total)}" + (f" ({said})" if said else "")
         parts.append(f"<p>{page.text(said)}</p><div class=bar>{bar}</div>")
     versions = ", ".join(f"{k} {v}" for k, v in run.get("versions", {}).items())

@@ -13,7 +13,7 @@ _FIGURES = {
     "ece": "calibration error (ECE)",
     "agreement_1": "agrees with the teacher",
     "agreement_5": "agreement on the top five",
-    "kl_to_teacher": "KL to the teacher, nats",
+    "kl_to_teacher": "KL(teacher ‖ it), nats",
     "parameters": "parameters",
     "multiply_adds": "multiply-adds an image",
     "megabytes": "MB as safetensors",

@@ -54,7 +54,7 @@ def load_published(
     """
     if model not in FAMILIES:
         raise UserError(
-            f"init.weights: no published weights are known for the model {model!r}{did_you_mean(model, FAMILIES)}: "
+            f"no published weights are known for the model {model!r}{did_you_mean(model, FAMILIES)}: "
             f"use one of {', '.join(FAMILIES)}"
         )
     family, usual = FAMILIES[model]

@@ -92,6 +92,7 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike, *, overwrite: boo
         course, transfer = _course(run, first), transfer_set(run)
         baseline = _baseline(run) if config.baseline else None
         program = functools.cache(functools.partial(make_program, run))  # generations share it
+        plain = _fit_baseline(run, baseline) if baseline else None
         students: list[Trained] = []
         for phase, learner in course:
             given = lessons(learner, phase, taught_by=taught_by, program=program, transfer=transfer)
@@ -101,10 +102,10 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike, *, overwrite: boo
         more: dict[str, Any] = {"students": [_row(student) for student in students]}
         if config.generations > 1:
             more["ensemble"] = judge(run, students[-config.generations :])
+            progress.say(f"all generations together: {_accuracies(more['ensemble'])}; the last one is the run's result")
         student = students[-1]
         if transfer.omitted and config.transfer.correct_bias:
             student, more["bias_correction"] = correct_bias(student, transfer.omitted)
-        plain = _fit_baseline(run, baseline) if baseline else None
         return finish(run, student, **more, **compare_networks(run, first, [*students[:-1], student], plain))
 
 
@@ -128,9 +129,18 @@ def _check(config: ConfigDict) -> None:
         "teacher.logits": teacher.logits,
     }
     given = [name for name, value in ways.items() if value]
-    if len(given) != 1:
-        said = f"{' and '.join(given)} are all set" if given else "no teacher is named"
-        raise UserError(f"{said}: set one of {', '.join(ways)}, such as --config.teacher.run=runs/...")
+    if not given:
+        raise UserError(f"no teacher is named: set one of {', '.join(ways)}, such as --config.teacher.run=runs/...")
+    if len(given) > 1:
+        fix = f"keep one, and clear the other, as --config.{given[0]}= does"
+        raise UserError(f"{' and '.join(given)} are set: {fix}")
+    if teacher.published.weights and not teacher.published.name:
+        raise UserError("teacher.published.name is '': name the model that the weights are of, such as resnet50")
+    for options in config.assistants:
+        if not isinstance(options, Mapping) or "name" not in options:
+            raise UserError(
+                f"assistants has {options!r}: each is the options of a model, as ({{'name': 'mlp', 'widths': (64,)}},)"
+            )
     teachers.check_sees(teacher.sees)
     if config.generations < 1:
         raise UserError(f"generations is {config.generations}: it counts the student's and must be >= 1")
@@ -176,14 +186,15 @@ def _sources(run: Run, networks: tuple[Teacher, ...]) -> Sources:
     """The teachers of the first student, which fit the data."""
     config, dataset = run.config, run.dataset
     if not networks:
-        progress.say(f"teacher: the logits in {config.teacher.logits}")
-        return teachers.read_logits(
+        found = teachers.read_logits(
             config.teacher.logits,
             labels=dataset.train.labels,
             labeled=run.splits.labeled,
             num_classes=run.num_classes,
             fingerprint=run.fingerprint,
         )
+        progress.say(f"teacher: the logits in {config.teacher.logits}")
+        return found
     soft = config.loss.alpha > 0 or "alpha" in config.loss.schedules
     for network in networks:
         network.check(image_shape=dataset.image_shape, class_names=dataset.class_names, logits=soft)
@@ -263,6 +274,9 @@ def _row(student: Trained) -> dict[str, Any]:
 
 
 def _line(student: Trained) -> str:
-    figures = student.figures
-    accuracies = f"validation {figures['validation_accuracy']:.4f}  test {figures['test_accuracy']:.4f}"
-    return f"{student.phase.replace('_', ' ')}: {student.learner.options['name']}  {accuracies}"
+    role = "student" if student.phase == "train" else student.phase.replace("_", " ")
+    return f"{role}: {student.learner.options['name']}  {_accuracies(student.figures)}"
+
+
+def _accuracies(figures: Mapping[str, Any]) -> str:
+    return f"validation {figures['validation_accuracy']:.4f}  test {figures['test_accuracy']:.4f}"

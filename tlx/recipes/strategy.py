@@ -12,12 +12,12 @@ from tlx import config as config_lib
 from tlx import freeze_rule, models, parallel, progress, transferability
 from tlx.data import reader
 from tlx.data.augment import to_float
-from tlx.errors import UserError
+from tlx.errors import UserError, did_you_mean
 from tlx.models.layers import summarize
 from tlx.optim import FROZEN
 from tlx.recipes.learner import Learner
 from tlx.recipes.run import Run
-from tlx.regimes import cut_level, regime
+from tlx.regimes import REGIMES, cut_level, regime
 from tlx.transferability.evidence import balanced_rows
 from tlx.workdir import read_json, write_json
 
@@ -51,6 +51,9 @@ def write_out(config: ConfigDict, name: str, *, image_shape: Sequence[int], pret
         raise UserError(
             f"strategy is {config.strategy!r}, and there is nothing to start from: set init.run or init.weights"
         )
+    if name not in REGIMES:
+        known = (*REGIMES, AUTO)
+        raise UserError(f"strategy is {name!r}{did_you_mean(name, known)}: use one of {', '.join(known)}")
     levels = models.levels(models.build(**config.model, num_classes=2), image_shape)
     rules, groups = regime(name, levels=levels, cut=config.cut, **groups)
     written = ConfigDict(config.to_dict())

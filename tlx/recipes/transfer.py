@@ -94,6 +94,7 @@ def correct_bias(student: Trained, omitted: tuple[int, ...]) -> tuple[Trained, d
         for name, value in values.items():
             figures[f"{split}_{name}_uncorrected"] = figures[f"{split}_{name}"]
             figures[f"{split}_{name}"] = value
+            figures[f"{split}_{name}_last_uncorrected"] = figures.pop(f"{split}_{name}_last")
     names = [run.dataset.class_names[k] for k in omitted]
     progress.say(
         f"bias of {', '.join(names)}: {offset:+.3g}, fitted on validation images; test accuracy "

@@ -88,6 +88,9 @@ def make_distill_step(
         logits, found = out if features else (out, None)  # [B, K], [B, D]
         values = {"cross_entropy": losses.cross_entropy(logits, batch["label"], label_smoothing)}
         metrics = {"accuracy": hits(logits, batch["label"], batch["weight"])}
+        for name, value in {"temperature": temperature, "alpha": alpha, "beta": beta}.items():
+            if callable(value):
+                metrics[name] = (jnp.float32(value(step)), jnp.float32(1))
         if mixup:
             other = losses.cross_entropy(logits, batch["partner_label"], label_smoothing)
             values["cross_entropy"] = batch["share"] * values["cross_entropy"] + (1 - batch["share"]) * other
