@@ -3,8 +3,8 @@
     python -m tlx.main --config=experiments/takd/config.py:net=teacher --workdir=runs/teacher
     python -m tlx.main --config=experiments/takd/config.py:net=assisted,teacher=runs/teacher,t=4 --workdir=runs/assisted
 
-Networks of two hidden layers: the teacher of 1200 units each, the assistant of 300, the student of 30. "hard" learns from
-labels, "direct" from the teacher, "assisted" from the assistant, which learns from the teacher in the same run.
+Networks of two hidden layers: the teacher of 1200 units each, the assistant of 300, the student of 30. "hard" learns
+from labels, "direct" from the teacher, "assisted" from the assistant, which learns from the teacher in the same run.
 MNIST as IDX files (`data=FOLDER`); 5,000 of the 60,000 training images are held out to choose by.
 """
 
