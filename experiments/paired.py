@@ -67,9 +67,9 @@ def verdict(differences: Sequence[float]) -> str:
 def table(results: Results, claims: Iterable[tuple[str, str, Cell, Cell]]) -> str:
     """Markdown, a line a claim: (what, published, ours, theirs); errors among IMAGES, mean ± sample deviation.
 
-    The means are of the seeds that both have.
+    "published" is the paper's verdict, or its errors of the two. The means are of the seeds that both have.
     """
-    lines = [["ours against theirs", "published", "n", "ours", "theirs", "difference", "errors"]]
+    lines = [["ours against theirs", "published", "n", "ours", "theirs", "difference", "verdict"]]
     lines.append(["---", "---"] + ["---:"] * 4 + ["---"])
     for what, published, ours, theirs in claims:
         first, second = errors(results, ours), errors(results, theirs)

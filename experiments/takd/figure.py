@@ -27,8 +27,9 @@ def claims(results: paired.Results) -> list[tuple[str, str, paired.Cell, paired.
             (f"{chosen['direct']}, against hard labels", "-", direct, hard),
         ]
     for t in sweep.TEMPERATURES:
-        pair = [(ways[way][t].label, "test") for way in ("assisted", "direct")]
-        rows.append((f"T = {t:g}: by the assistant, against from the teacher", "fewer", *pair))
+        assisted, direct = ((ways[way][t].label, "test") for way in ("assisted", "direct"))
+        rows.append((f"T = {t:g}: by the assistant, against from the teacher", "fewer", assisted, direct))
+        rows.append((f"T = {t:g}: from the teacher, against hard labels", "-", direct, hard))
     return rows
 
 
