@@ -7,7 +7,7 @@ from tlx.sweep import Variant
 
 CONFIG = "experiments/takd/config.py"
 SEEDS = range(5)
-TEMPERATURES = (2.0, 4.0, 8.0)
+TEMPERATURES = (1.0, 2.0, 4.0, 8.0)
 WAYS = {"direct": "from the teacher", "assisted": "by the assistant"}
 TAUGHT = "teacher=runs/experiments/takd/teacher-seed{seed}"
 
