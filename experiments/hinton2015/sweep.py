@@ -7,7 +7,7 @@ from tlx.sweep import Variant
 
 CONFIG = "experiments/hinton2015/config.py"
 SEEDS = range(3)
-WIDTHS = (30, 300)
+WIDTHS = (800, 300, 30)
 TEMPERATURES = (1.0, 2.5, 4.0, 8.0, 20.0)
 TAUGHT = "net=distilled,teacher=runs/experiments/hinton2015/teacher-seed{seed}"
 
@@ -24,8 +24,11 @@ VARIANTS = [
     _variant("distilled from 7s and 8s", f"{TAUGHT},transfer=7_8", 150),
 ]
 for units in WIDTHS:
-    VARIANTS.append(_variant(f"{units} units: hard labels", f"net=hard,units={units}", 60))
-    VARIANTS += [_variant(f"{units} units: T = {t:g}", f"{TAUGHT},units={units},t={t}", 60) for t in TEMPERATURES]
+    # With 800 units, "hard labels" and "distilled", at T = 20, are there already.
+    first = {} if units == 800 else {"hard labels": "net=hard"}
+    rows = first | {f"T = {t:g}": f"{TAUGHT},t={t}" for t in TEMPERATURES if (units, t) != (800, 20.0)}
+    seconds = 100 if units == 800 else 40
+    VARIANTS += [_variant(f"{units} units: {row}", f"{args},units={units}", seconds) for row, args in rows.items()]
 FIGURES = {
     "test": "figures.test_accuracy",
     "uncorrected": "figures.test_accuracy_uncorrected",
