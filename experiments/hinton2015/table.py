@@ -95,14 +95,15 @@ def corrections() -> list[dict]:
 def draw(errors: dict[str, list[int]]):
     """Test errors against the temperature, one line a width; returns a `matplotlib.figure.Figure`."""
     figure, ax = plots.axes(3.2, top=0.4, right=1.6, bottom=0.5)
-    for units, color in zip(WIDTHS, ("red", "blue"), strict=True):
+    for units, color in zip(WIDTHS, ("green", "blue", "red"), strict=True):
         tint = plots.COLOR[color]
-        points = [(t, errors.get(f"{units} units: T = {t:g}", [])) for t in TEMPERATURES]
+        row = lambda t, units=units: "distilled" if (units, t) == (800, 20.0) else f"{units} units: T = {t:g}"
+        points = [(t, errors.get(row(t), [])) for t in TEMPERATURES]
         points = [(t, values) for t, values in points if values]
         if not points:
             continue
         means = [statistics.fmean(values) for _, values in points]
-        hard = errors.get(f"{units} units: hard labels", [])
+        hard = errors.get("hard labels" if units == 800 else f"{units} units: hard labels", [])
         # Against the best of the line, since the two widths are hundreds of errors apart.
         ax.plot([t for t, _ in points], [100 * m / min(means) for m in means], "o-", color=tint, label=f"{units} units")
         if hard:
