@@ -152,6 +152,8 @@ def test_a_file_that_was_cut_off(run, format, size, tmp_path):
 def test_files_of_somebody_else(run, tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         export.load(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="is a folder: name the exported file"):
+        export.load(tmp_path)
     safetensors.numpy.save_file({"a": np.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="was not written by tlx.export"):
         export.load(tmp_path / "other.safetensors")
@@ -161,7 +163,7 @@ def test_files_of_somebody_else(run, tmp_path):
     with pytest.raises(UserError, match="is for tpu, not for cpu"):
         export.load(path)
     (tmp_path / "net.json").unlink()
-    with pytest.raises(UserError, match="net.json is missing"):
+    with pytest.raises(UserError, match="is no exported network, or net.json, which was beside it, is missing"):
         export.load(path)
 
 
