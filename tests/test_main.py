@@ -43,6 +43,7 @@ def finished(tmp_path_factory):
         (("--config=configs/nowhere.py", "--workdir=x"), "nowhere.py"),
         (("--config=configs/digits_scratch.py:sed=1", "--workdir=x"), "unknown config argument 'sed'"),
         ((SCRATCH, "--workdir=x", "--config.sed=1"), "sed"),
+        ((SCRATCH, "--workdir=x", "--config.trian.steps=1"), "unknown config key 'trian'"),
         ((SCRATCH, "--workdir=x", "--config.seed=one"), "seed"),
         ((SCRATCH, "--workdir=x", "--confg=1"), "confg"),
         ((SCRATCH, "--workdir=x", "extra"), "unknown argument 'extra'"),
@@ -145,6 +146,12 @@ def test_sweep_runs_skips_and_tabulates(experiment, tmp_path, capsys):
     before = {p: os.stat(p).st_mtime_ns for p in runs.rglob("checkpoints/**/*") if p.is_file()}
     assert sweep.run_sweep(path, runs=runs) == records
     assert {p: os.stat(p).st_mtime_ns for p in runs.rglob("checkpoints/**/*") if p.is_file()} == before
+
+
+def test_arguments_of_a_variant_may_name_the_seed():
+    variant = sweep.Variant("x", "configs/digits_distill.py", "teacher=runs/t-seed{seed}")
+    config = sweep.make_config(variant, 3)
+    assert (config.teacher.run, config.seed) == ("runs/t-seed3", 3)
 
 
 def test_bad_sweeps(experiment):
