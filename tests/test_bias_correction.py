@@ -6,6 +6,7 @@ import pytest
 
 from tlx import bias_correction, models
 from tlx.errors import UserError
+from tlx.pretrained.run import add_bias
 
 
 def errors(logits, labels, omitted, offset):
@@ -62,7 +63,7 @@ def test_into_the_head_is_the_same():
     images = np.random.default_rng(0).random((5, 2, 2, 1), np.float32)
     variables = jax.device_get(jax.jit(lambda: model.init(jax.random.key(0), images, train=False))())
     before = variables["params"]["head"]["bias"].copy()
-    raised = bias_correction.into_head(variables, [1, 3], 2.5)
+    raised = add_bias(variables, bias_correction.apply(np.zeros(4, np.float32), [1, 3], 2.5))
     logits, expected = (np.asarray(model.apply(v, images, train=False)) for v in (variables, raised))
     found = bias_correction.apply(logits, [1, 3], 2.5)
     np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -114,7 +114,7 @@ def test_networks_take_turns():
 
 
 def test_one_network():
-    speed = latency.measure(*network(4), SHAPE, batch_sizes=(1, 3))
+    speed = latency.compare({"": network(4)}, SHAPE, batch_sizes=(1, 3))[""]
     assert speed.keys() == {"latency_ms", "images_per_second"} and min(speed.values()) > 0
 
 

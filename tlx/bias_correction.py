@@ -8,13 +8,10 @@ of the missing classes: lowering the others by as much is the same to a softmax.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from tlx.errors import UserError
-
-PyTree = Any
 
 
 def fit(logits: np.ndarray, labels: np.ndarray, omitted: Sequence[int]) -> float:
@@ -67,13 +64,6 @@ def apply(logits: np.ndarray, omitted: Sequence[int], offset: float) -> np.ndarr
     """Logits [N, K], of their own dtype, with the offset added to those of the omitted classes."""
     logits = np.asarray(logits)
     return logits + (_mask(omitted, logits.shape[-1]) * offset).astype(logits.dtype)
-
-
-def into_head(variables: PyTree, omitted: Sequence[int], offset: float) -> PyTree:
-    """The same, as a network: variables whose head's bias has the offset added. The given ones are left as they are."""
-    params = variables["params"]
-    head = params["head"] | {"bias": apply(params["head"]["bias"], omitted, offset)}
-    return variables | {"params": params | {"head": head}}
 
 
 def _mask(omitted: Sequence[int], num_classes: int) -> np.ndarray:

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
+from tlx import kept
 from tlx.errors import UserError, did_you_mean
 from tlx.optim import FROZEN, Optimizer
 from tlx.pretrained import weights
 
 PyTree = Any
-DTYPES = ("float32", "float16")
 
 
 def cut(levels: Sequence[str], optimizer: Optimizer, *, batch_stats: PyTree, level: str = "") -> str:
@@ -58,8 +58,7 @@ def cut(levels: Sequence[str], optimizer: Optimizer, *, batch_stats: PyTree, lev
 
 def check_options(*, views: int, dtype: str, augment: Mapping[str, Any]) -> None:
     """Raises UserError for a number of views or a dtype that makes no sense."""
-    if dtype not in DTYPES:
-        raise UserError(f"cache.dtype is {dtype!r}{did_you_mean(dtype, DTYPES)}: use {' or '.join(DTYPES)}")
+    kept.check_dtype(dtype)
     if views < 1:
         raise UserError(f"cache.views is {views}: it counts the kept views of each training image and must be >= 1")
     if views > 1 and not augmented(augment):

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from tlx import progress
-from tlx.errors import UserError
+from tlx.errors import UserError, did_you_mean
 from tlx.workdir import first_difference, write_json, writing
 
+DTYPES = ("float32", "float16")
 MEMORY_BYTES = 2**31  # the most that is kept in memory instead, when the disk is full
 
 
@@ -27,6 +28,18 @@ def is_stale(path: pathlib.Path, key: Mapping[str, Any]) -> str:
     manifest = _manifest(path)
     difference = first_difference(manifest["key"], json.loads(json.dumps(key)), "") if manifest else None
     return difference[0].split(".")[1] if difference else ""
+
+
+def check_dtype(dtype: str) -> None:
+    """Raises UserError unless floats are kept so."""
+    if dtype not in DTYPES:
+        raise UserError(f"cache.dtype is {dtype!r}{did_you_mean(dtype, DTYPES)}: use {' or '.join(DTYPES)}")
+
+
+def check_training(path: pathlib.Path, key: Mapping[str, Any], *, begun: bool) -> None:
+    """Raises UserError if the array is stale and what is trained on it has begun: half would be of the other."""
+    if begun and (word := is_stale(path, key)):
+        raise UserError(f"{path} is of other {word}, and so is the training so far: start again with --overwrite")
 
 
 def keep(

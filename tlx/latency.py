@@ -20,18 +20,6 @@ _SECONDS = 1.0  # for a network and a batch size, unless `repeats` calls take lo
 _MOST = 200  # calls
 
 
-def measure(
-    apply: Callable,
-    variables: PyTree,
-    image_shape: tuple[int, int, int],
-    *,
-    batch_sizes: tuple[int, int] = (1, 64),
-    repeats: int = 3,
-) -> dict[str, float]:
-    """`compare` for one network: {"latency_ms", "images_per_second"}."""
-    return compare({"": (apply, variables)}, image_shape, batch_sizes=batch_sizes, repeats=repeats)[""]
-
-
 def compare(
     networks: Mapping[str, Network],
     image_shape: tuple[int, int, int],

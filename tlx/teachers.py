@@ -35,7 +35,6 @@ class Teacher:
       model, takes, variables: the linen module, its input, and {"params", "batch_stats"}.
       class_names: of its outputs, in order; () = not known, as of published weights.
       digest: of its weights.
-      figures: its accuracies, where they are known.
     """
 
     name: str
@@ -45,7 +44,6 @@ class Teacher:
     variables: PyTree
     class_names: tuple[str, ...]
     digest: str
-    figures: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def make_apply(self, level: str = "") -> Callable:
         """As `tlx.models.make_apply`."""
@@ -103,7 +101,6 @@ def _from_run(path: str) -> Teacher:
         variables=run.variables,
         class_names=run.class_names,
         digest=run.result["selected"]["digest"],
-        figures={name: run.result["figures"][name] for name in ("validation_accuracy", "test_accuracy")},
     )
 
 
@@ -170,8 +167,7 @@ def record_dtype(columns: Mapping[str, jax.ShapeDtypeStruct], *, dtype: str, top
     Raises:
       UserError: `top_k` or `dtype` is out of range.
     """
-    if dtype not in ("float32", "float16"):
-        raise UserError(f"cache.dtype is {dtype!r}: use float32 or float16")
+    kept.check_dtype(dtype)
     _, teachers, classes = columns["teacher_logits"].shape
     if not 0 <= top_k <= classes:
         raise UserError(f"cache.top_k is {top_k}: with {classes} classes it must be 0 (all) to {classes}")

@@ -10,6 +10,7 @@ Fashion-MNIST as IDX files (`data=FOLDER`); 5,000 of the 60,000 training images 
 
 from ml_collections import ConfigDict
 
+from experiments.idx import on_idx
 from tlx import config as tlx_config
 from tlx.models.options import check_choice
 from tlx.recipes import distill, supervised
@@ -42,7 +43,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c = (distill if taught else supervised).default_config()
     c.name = f"born_again_{arg.model}_{arg.net}" + (f"_{arg.t:g}" if taught else "")
     c.seed = arg.seed
-    c.data.update(name="idx", idx_dir=arg.data, validation=5000.0)
     c.model = dict(MODELS[check_choice("model", arg.model, MODELS)])
     if taught:
         if arg.members:
@@ -53,9 +53,4 @@ def get_config(arg: str | None = None) -> ConfigDict:
         c.cache.teacher = True
         c.generations = 3 if arg.net == "generations" else 1
     c.optim = tlx_config.optim(all={"learning_rate": 1e-3, "warmup": 0.05})
-    steps = PASSES * 55_000 // BATCH
-    c.train.update(steps=steps, batch_size=BATCH, eval_every=steps // 10)
-    c.eval_batch_size = 1000
-    if arg.runlocal:
-        tlx_config.run_local(c)
-    return c
+    return on_idx(c, arg.data, passes=PASSES, batch=BATCH, runlocal=arg.runlocal)

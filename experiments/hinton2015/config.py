@@ -9,6 +9,7 @@ fit the bias of omitted classes. The table of all is in experiments/hinton2015/R
 
 from ml_collections import ConfigDict
 
+from experiments.idx import on_idx
 from tlx import config as tlx_config
 from tlx.recipes import distill, supervised
 
@@ -34,7 +35,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c = (distill if arg.net == "distilled" else supervised).default_config()
     c.name = f"hinton2015_{arg.net}_{arg.units}_{arg.t:g}_{arg.transfer}"
     c.seed = arg.seed
-    c.data.update(name="idx", idx_dir=arg.data, validation=5000.0)
     c.model = {"name": "mlp", "widths": (arg.units, arg.units)}
     group = {"learning_rate": 1e-3, "warmup": 0.02}
     if arg.net == "teacher":
@@ -47,9 +47,4 @@ def get_config(arg: str | None = None) -> ConfigDict:
         c.loss.update(temperature=arg.t, alpha=1.0, beta=0.1)
         c.cache.teacher = True
     c.optim = tlx_config.optim(all=group)
-    steps = PASSES[arg.net] * 55_000 // BATCH
-    c.train.update(steps=steps, batch_size=BATCH, eval_every=steps // 10)
-    c.eval_batch_size = 1000
-    if arg.runlocal:
-        tlx_config.run_local(c)
-    return c
+    return on_idx(c, arg.data, passes=PASSES[arg.net], batch=BATCH, runlocal=arg.runlocal)

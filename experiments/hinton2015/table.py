@@ -6,12 +6,12 @@ Reads `results.json` and, for the omitted classes, the runs themselves (`runs/ex
 
 import pathlib
 import statistics
-from collections.abc import Sequence
 
 import jax
 import numpy as np
 
-from experiments.hinton2015.sweep import SEEDS, TEMPERATURES, WIDTHS
+from experiments import paired
+from experiments.hinton2015.sweep import SEEDS, TEMPERATURES, VARIANTS, WIDTHS
 from tlx import bias_correction, plots
 from tlx.data import source
 from tlx.pretrained import load_run
@@ -20,7 +20,6 @@ from tlx.workdir import read_json, write_json
 
 HERE = pathlib.Path(__file__).parent
 BEGIN = "<!-- table: made by experiments.hinton2015.table -->"
-TEST = 10_000
 OMITTED = {"distilled without 3s": (3,), "distilled from 7s and 8s": (0, 1, 2, 3, 4, 5, 6, 9)}
 PUBLISHED = {
     "teacher": "67",
@@ -36,10 +35,8 @@ PUBLISHED = {
 
 
 def main() -> None:
-    errors: dict[str, list[int]] = {}
-    for record in read_json(HERE / "results.json"):
-        accuracy = record["figures"].get("uncorrected") or record["figures"]["test"]
-        errors.setdefault(record["variant"], []).append(round((1 - accuracy) * TEST))
+    results = paired.read(HERE)
+    errors = {variant.label: list(paired.errors(results, (variant.label, "test")).values()) for variant in VARIANTS}
     corrected = corrections()
     write_json(HERE / "corrections.json", corrected)
     rows = []
@@ -48,12 +45,11 @@ def main() -> None:
         found = [c for c in corrected if c["variant"] == variant]
         key = {"": "as trained", "bias fitted on validation images": "validation"}.get(how, "test set")
         if variant in OMITTED:
-            cell = (
-                f"{_mean([c[key]['errors'] for c in found])} ({_mean([c[key]['of omitted classes'] for c in found])})"
-            )
+            all_and_omitted = ([c[key][what] for c in found] for what in ("errors", "of omitted classes"))
+            cell = "{} ({})".format(*map(paired.show, all_and_omitted))
         else:
-            cell = _mean(errors.get(variant, []))
-        count = len(found) if variant in OMITTED else len(errors.get(variant, []))
+            cell = paired.show(errors[variant])
+        count = len(found) if variant in OMITTED else len(errors[variant])
         rows.append(f"| {name} | {count} | {published} | {cell} |")
     head = ["| errors of 10,000 (of the omitted classes) | n | published | measured |", "| --- | ---: | ---: | ---: |"]
     update_table(HERE / "README.md", "\n".join(head + rows), begin=BEGIN)
@@ -98,13 +94,13 @@ def draw(errors: dict[str, list[int]]):
     for units, color in zip(WIDTHS, ("green", "blue", "red"), strict=True):
         tint = plots.COLOR[color]
         row = lambda t, units=units: "distilled" if (units, t) == (800, 20.0) else f"{units} units: T = {t:g}"
-        points = [(t, errors.get(row(t), [])) for t in TEMPERATURES]
+        points = [(t, errors[row(t)]) for t in TEMPERATURES]
         points = [(t, values) for t, values in points if values]
         if not points:
             continue
         means = [statistics.fmean(values) for _, values in points]
-        hard = errors.get("hard labels" if units == 800 else f"{units} units: hard labels", [])
-        # Against the best of the line, since the two widths are hundreds of errors apart.
+        hard = errors["hard labels" if units == 800 else f"{units} units: hard labels"]
+        # Against the best of the line, since the widths are hundreds of errors apart.
         ax.plot([t for t, _ in points], [100 * m / min(means) for m in means], "o-", color=tint, label=f"{units} units")
         if hard:
             ax.axhline(100 * statistics.fmean(hard) / min(means), color=tint, linestyle=":", label="its hard labels")
@@ -115,13 +111,6 @@ def draw(errors: dict[str, list[int]]):
     ax.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
     plots.title(figure, "test errors, the best temperature = 100", "mean of seeds")
     return figure
-
-
-def _mean(values: Sequence[int]) -> str:
-    if not values:
-        return "-"
-    spread = f" ± {statistics.stdev(values):.0f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.0f}{spread}"
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ are held out to choose by.
 
 from ml_collections import ConfigDict
 
+from experiments.idx import on_idx
 from tlx import config as tlx_config
 from tlx.models.options import check_choice
 from tlx.recipes import distill, supervised
@@ -33,7 +34,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c = (distill if taught else supervised).default_config()
     c.name = f"muller2019_{arg.net}" + (f"_{arg.t:g}" if taught else f"_{arg.smoothing:g}")
     c.seed = arg.seed
-    c.data.update(name="idx", idx_dir=arg.data, validation=5000.0)
     c.model = {"name": "mlp", "widths": (800, 800)}
     if arg.net == "teacher":
         c.model = {"name": "mlp", "widths": (1200, 1200), "dropout": 0.5}
@@ -45,9 +45,4 @@ def get_config(arg: str | None = None) -> ConfigDict:
     else:
         c.loss.label_smoothing = arg.smoothing
     c.optim = tlx_config.optim(all={"learning_rate": 1e-3, "warmup": 0.02})
-    steps = PASSES * 55_000 // BATCH
-    c.train.update(steps=steps, batch_size=BATCH, eval_every=steps // 10)
-    c.eval_batch_size = 1000
-    if arg.runlocal:
-        tlx_config.run_local(c)
-    return c
+    return on_idx(c, arg.data, passes=PASSES, batch=BATCH, runlocal=arg.runlocal)

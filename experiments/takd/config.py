@@ -10,6 +10,7 @@ MNIST as IDX files (`data=FOLDER`); 5,000 of the 60,000 training images are held
 
 from ml_collections import ConfigDict
 
+from experiments.idx import on_idx
 from tlx import config as tlx_config
 from tlx.models.options import check_choice
 from tlx.recipes import distill, supervised
@@ -33,7 +34,6 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c = (distill if taught else supervised).default_config()
     c.name = f"takd_{arg.net}" + (f"_{arg.t:g}" if taught else "")
     c.seed = arg.seed
-    c.data.update(name="idx", idx_dir=arg.data, validation=5000.0)
     role = "teacher" if arg.net == "teacher" else "student"
     c.model = _mlp(role)
     c.optim = tlx_config.optim(all={"learning_rate": 1e-3, "warmup": 0.02})
@@ -46,12 +46,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         c.cache.teacher = True
     if arg.net == "assisted":
         c.assistants = (_mlp("assistant"),)
-    steps = PASSES[role] * 55_000 // BATCH
-    c.train.update(steps=steps, batch_size=BATCH, eval_every=steps // 10)
-    c.eval_batch_size = 1000
-    if arg.runlocal:
-        tlx_config.run_local(c)
-    return c
+    return on_idx(c, arg.data, passes=PASSES[role], batch=BATCH, runlocal=arg.runlocal)
 
 
 def _mlp(role: str) -> dict:

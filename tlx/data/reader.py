@@ -149,5 +149,4 @@ def _make_gather(mesh: Mesh, mode: str) -> Any:
     def gather(columns: Mapping[str, jax.Array], index: jax.Array, partner: jax.Array | None = None) -> Batch:
         return _take(columns, index, partner, lambda column, rows: jnp.take(column, rows, axis=0))
 
-    # Keyword arguments, since `in_shardings` are not given: the arrays bring their own.
     return jax.jit(gather, out_shardings=NamedSharding(mesh, P(AXIS)))

@@ -154,9 +154,8 @@ def _check(config: ConfigDict) -> None:
     for name in loss.schedules:
         if name not in SCHEDULED:
             raise UserError(f"loss.schedules has {name!r}: use {', '.join(SCHEDULED)}")
-    checks = {"temperature": losses.check_temperature}
     for name in SCHEDULED:
-        check = checks.get(name, functools.partial(_check_weight, name))
+        check = losses.check_temperature if name == "temperature" else functools.partial(_check_weight, name)
         check_range(loss[name], _change(loss, name), check, name=name)
     check_views(config)
 
@@ -252,7 +251,6 @@ def _as_teacher(student: Trained) -> Teacher:
         variables=student.variables,
         class_names=learner.run.dataset.class_names,
         digest=student.digest,
-        figures=student.figures,
     )
 
 

@@ -13,7 +13,6 @@ from tlx import feature_cache, kept, models, parallel, progress
 from tlx import rng as rng_lib
 from tlx.data import reader, source
 from tlx.data.view import make_view
-from tlx.errors import UserError
 from tlx.recipes.learner import Learner
 from tlx.recipes.run import Run
 
@@ -68,8 +67,7 @@ def on_features(
         path, images = run.workdir / "features" / f"{split}.npy", run.examples(split)
         places = np.arange(len(images)) if split == "test" else getattr(run.splits, split)  # in the dataset
         own = key | {"images": [split, hashlib.sha256(places.astype(np.int64).tobytes()).hexdigest()], "views": about}
-        if (word := kept.is_stale(path, own)) and any((run.workdir / "checkpoints").glob("*/[0-9]*")):
-            raise UserError(f"{path} is of other {word}, and so is the training so far: start again with --overwrite")
+        kept.check_training(path, own, begun=any((run.workdir / "checkpoints").glob("*/[0-9]*")))
         on_devices = parallel.replicate(variables, run.mesh)
         with run.clock.measure("features"):
             found = kept.keep(

@@ -18,7 +18,7 @@ def judge(run: Run, members: Sequence[Trained]) -> dict[str, Any]:
     """The ensemble of `members`, by the mean of their probabilities: how many, accuracy on validation and test."""
     figures: dict[str, Any] = {"members": len(members)}
     for split in ("validation", "test"):
-        logits = np.stack([_logits(run, member, split) for member in members], axis=1)  # [N, M, K]
+        logits = np.stack([member.learner.judge(member.variables, split)[1] for member in members], axis=1)  # [N, M, K]
         predicted = np.argmax(ensemble.combine_teachers(logits, 1.0), -1)
         figures[f"{split}_accuracy"] = float(np.mean(predicted == run.examples(split).labels))
     return figures
@@ -43,15 +43,8 @@ def compare_networks(
     for role, student in (roles | ({"student without a teacher": baseline} if baseline else {})).items():
         learner = student.learner
         network = (learner.make_apply(), student.variables)
-        entries.append(Entry(role, learner.options["name"], _logits(run, student, "test"), [network]))
+        entries.append(Entry(role, learner.options["name"], learner.judge(student.variables, "test")[1], [network]))
     return compression.compare(entries, labels=run.dataset.test.labels, image_shape=run.dataset.image_shape)
-
-
-def _logits(run: Run, student: Trained, split: str) -> np.ndarray:
-    """[N, K]."""
-    examples = run.examples(split)
-    _, logits = student.learner.predict(student.variables, run.store(examples), np.arange(len(examples)))
-    return logits
 
 
 def _taught(run: Run, teachers: Sequence[Teacher]) -> np.ndarray:

@@ -145,6 +145,11 @@ class Learner:
             logits.append(np.asarray(rows))
         return metrics.means(sums), np.concatenate(logits)[: len(index)]
 
+    def judge(self, variables: PyTree, split: str) -> tuple[dict[str, float], np.ndarray]:
+        """`predict` over all of "validation" or "test"."""
+        examples = self.examples(split)
+        return self.predict(variables, self.run.store(examples), np.arange(len(examples)))
+
     def _fit(
         self,
         phase: str,

@@ -142,7 +142,6 @@ def _keep(
 ) -> np.ndarray:
     """What the teachers say, a record [V * N] of each row; [N] where they see the clean images."""
     run, config = learner.run, learner.run.config
-    run.start()
     clean = config.teacher.sees == "clean"
     seen = [] if clean or not views else [views, dict(config.augment), config.transfer.mixup, config.seed, phase]
     count = len(transfer.examples) * (1 if clean else max(views, 1))
@@ -155,9 +154,9 @@ def _keep(
         shapes["teacher_features"] = jax.ShapeDtypeStruct((1, width), np.float32)
     dtype = teachers.record_dtype(shapes, dtype=config.cache.dtype, top_k=config.cache.top_k)
     key = {"teacher": [t.identity for t in taught_by] + [level], "data": transfer.identity, "views": seen}
+    run.start()  # now that nothing in the config is left to refuse
     path = run.workdir / "teacher" / f"{phase}.npy"
-    if (word := kept.is_stale(path, key)) and any((run.workdir / "checkpoints" / phase).glob("[0-9]*")):
-        raise UserError(f"{path} is of other {word}, and so is the training so far: start again with --overwrite")
+    kept.check_training(path, key, begun=any((run.workdir / "checkpoints" / phase).glob("[0-9]*")))
 
     def compute() -> Iterator[np.ndarray]:
         # In batches of the training's size: the program, and so each bit of the result, is that of a live teacher.

@@ -209,8 +209,7 @@ def finished(run: Run) -> dict[str, Any]:
 def finish(run: Run, trained: "Trained", **more: Any) -> dict[str, Any]:
     """Writes the confusion matrix, `result.json` (last, since it says that the run is over) and the report."""
     labels = run.dataset.test.labels
-    test = run.store(trained.learner.examples("test"))
-    _, logits = trained.learner.predict(trained.variables, test, np.arange(len(labels)))
+    _, logits = trained.learner.judge(trained.variables, "test")
     confusion = np.zeros((run.num_classes, run.num_classes), int)
     np.add.at(confusion, (labels, np.argmax(logits, -1)), 1)
     seconds = run.clock.seconds

@@ -82,15 +82,13 @@ def transfer_set(run: Run) -> TransferSet:
 def correct_bias(student: Trained, omitted: tuple[int, ...]) -> tuple[Trained, dict[str, Any]]:
     """The student with the bias that its omitted classes need, fitted on the validation images, which show them."""
     learner, run = student.learner, student.learner.run
-    held_out = learner.examples("validation")
-    _, logits = learner.predict(student.variables, run.store(held_out), np.arange(len(held_out)))
-    offset = bias_correction.fit(logits, held_out.labels, omitted)
+    _, logits = learner.judge(student.variables, "validation")
+    offset = bias_correction.fit(logits, learner.examples("validation").labels, omitted)
     bias = bias_correction.apply(np.zeros(run.num_classes, np.float32), omitted, offset)
     variables = add_bias(student.variables, bias)
     figures = dict(student.figures)
     for split in ("validation", "test"):
-        examples = learner.examples(split)
-        values, _ = learner.predict(variables, run.store(examples), np.arange(len(examples)))
+        values, _ = learner.judge(variables, split)
         for name, value in values.items():
             figures[f"{split}_{name}_uncorrected"] = figures[f"{split}_{name}"]
             figures[f"{split}_{name}"] = value
