@@ -1,7 +1,5 @@
-"""The command line: exit codes and one-line errors, SIGTERM, predict, report and sweep on a finished run."""
+"""The command line: exit codes and one-line errors, SIGTERM, predict and report on a finished run."""
 
-import json
-import os
 import pathlib
 import signal
 import subprocess
@@ -12,8 +10,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from tlx import predict, report, sweep
-from tlx.errors import UserError
+from tlx import predict, report
 
 ROOT = pathlib.Path(__file__).parent.parent
 SCRATCH = "--config=configs/digits_scratch.py:runlocal"
@@ -116,55 +113,3 @@ def test_report_command(finished, capsys):
     (finished / "report.html").unlink()
     assert report.main([str(finished)]) == 0
     assert (finished / "report.html").stat().st_size > 10_000
-
-
-@pytest.fixture
-def experiment(tmp_path):
-    folder = tmp_path / "experiment"
-    folder.mkdir()
-    (folder / "sweep.py").write_text(
-        "from tlx.sweep import Variant\n"
-        f"C = {str(ROOT / 'configs' / 'digits_scratch.py')!r}\n"
-        "VARIANTS = [Variant('plain', C, 'runlocal', seeds=(0, 1), seconds=3, published={'test': '0.99'}),\n"
-        "            Variant('ema', C, 'runlocal', {'train.ema_decay': 0.9})]\n"
-        "FIGURES = {'test': 'figures.test_accuracy', 'teacher': 'rounds.0.test_accuracy'}\n"
-    )
-    (folder / "README.md").write_text(f"# Ours\nbefore\n{sweep.BEGIN}\nold\n{sweep.END}\nafter\n")
-    return folder
-
-
-def test_sweep_runs_skips_and_tabulates(experiment, tmp_path, capsys):
-    path, runs = experiment / "sweep.py", tmp_path / "runs"
-    assert sweep.main([str(path), "--runs", str(runs), "--dry_run"]) == 0
-    assert capsys.readouterr().out.count("to run") == 4 and not runs.exists()  # three runs and the total
-    records = sweep.run_sweep(path, runs=runs)
-    values = [r["figures"]["test"] for r in records if r["variant"] == "plain"]
-    page = (experiment / "README.md").read_text()
-    assert f"| plain | 2 | 0.99 | {sweep.mean_and_spread(values)} | - |" in page
-    assert page.startswith("# Ours\nbefore\n") and page.endswith("after\n") and "old" not in page
-    assert len(json.loads((experiment / "results.json").read_text())) == 3
-    before = {p: os.stat(p).st_mtime_ns for p in runs.rglob("checkpoints/**/*") if p.is_file()}
-    assert sweep.run_sweep(path, runs=runs) == records
-    assert {p: os.stat(p).st_mtime_ns for p in runs.rglob("checkpoints/**/*") if p.is_file()} == before
-
-
-def test_arguments_of_a_variant_may_name_the_seed():
-    variant = sweep.Variant("x", "configs/digits_distill.py", "teacher=runs/t-seed{seed}")
-    config = sweep.make_config(variant, 3)
-    assert (config.teacher.run, config.seed) == ("runs/t-seed3", 3)
-
-
-def test_bad_sweeps(experiment):
-    variant = sweep.Variant("x", str(ROOT / "configs" / "digits_scratch.py"), overrides={"train.stps": 3})
-    with pytest.raises(UserError, match="x: overrides"):
-        sweep.make_config(variant, 0)
-    with pytest.raises(UserError, match="does not exist"):
-        sweep.run_sweep(experiment / "nowhere.py")
-    with pytest.raises(UserError, match="put it back"):
-        (experiment / "README.md").write_text(sweep.BEGIN)
-        sweep.update_table(experiment / "README.md", "table")
-
-
-def test_mean_and_spread_by_hand():
-    assert sweep.mean_and_spread([0.5, 0.7]) == "0.6000 ± 0.1414"
-    assert sweep.mean_and_spread([0.5]) == "0.5000" and sweep.mean_and_spread([]) == "-"

@@ -10,7 +10,7 @@ from flax import traverse_util
 from experiments.yosinski2014 import config as experiment
 from experiments.yosinski2014 import figure, prepare
 from tlx import config as tlx_config
-from tlx import models, optim, pretrained, sweep
+from tlx import models, optim, pretrained, sweep, sweep_table
 from tlx.data import builders
 from tlx.errors import UserError
 from tlx.recipes import supervised
@@ -147,4 +147,4 @@ def test_the_page_says_what_the_results_say():
     results = read_json(FOLDER / "results.json")
     page = (FOLDER / "README.md").read_text()
     assert figure.table(figure.claims(figure.gains(results))) in page
-    assert sweep.table(VARIANTS, results, SWEEP.FIGURES) in page
+    assert sweep_table.table(VARIANTS, results, SWEEP.FIGURES) in page

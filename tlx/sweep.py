@@ -6,11 +6,16 @@ A sweep file is the experiment's record of intent. It defines ::
     FIGURES = {"teacher": "rounds.0.test_accuracy", "final": "figures.test_accuracy"}
 
 and beside it lie `results.json`, the figures of every run, and `README.md`, whose table between the two markers is made
-from it. Finished runs are skipped, an interrupted one goes on, so the same command is right after any stop.
+from it. Finished runs are skipped, an interrupted one goes on, so the same command is right after any stop. Runs go
+seed by seed, so that a stop leaves whole tables of fewer seeds.
+
+`--keep` leaves out what `results.json` has, from another machine for example, unless its config has changed since.
+`--part=1/3` does the first of three shares: three processes, each with its own, do one sweep and write one table.
 """
 
 import argparse
 import dataclasses
+import fcntl
 import importlib.util
 import os
 import pathlib
@@ -22,10 +27,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from tlx import config as config_lib
+from tlx import progress, recipes, sweep_plan
 from tlx.errors import UserError
-from tlx.workdir import read_json, write_bytes, write_json
+from tlx.preemption import Preempted, Preemption
+from tlx.sweep_plan import Planned
+from tlx.sweep_table import table, update_table
+from tlx.workdir import InUse, is_finished, read_json, write_json
 
-BEGIN, END = "<!-- table: made by tlx.sweep -->", "<!-- end of table -->"
 RUNS = pathlib.Path("runs/experiments")
 
 
@@ -75,16 +84,28 @@ def run_folder(root: pathlib.Path, variant: Variant, seed: int) -> pathlib.Path:
     return root / f"{slug}-seed{seed}"
 
 
-def run_sweep(path: str | os.PathLike, *, runs: str | os.PathLike = "", dry_run: bool = False) -> list[dict[str, Any]]:
+def run_sweep(
+    path: str | os.PathLike,
+    *,
+    runs: str | os.PathLike = "",
+    keep: bool = False,
+    part: str = "",
+    dry_run: bool = False,
+) -> list[dict[str, Any]]:
     """Runs what is not finished and rebuilds `results.json` and the table.
 
     Args:
       path: the sweep file.
       runs: the folder of the runs' folders; "" = `runs/experiments/<the experiment's name>`.
+      keep: leave out runs that have a record made by today's config, or one that does not say by which.
+      part: "1/3" = the first of three shares, see `tlx.sweep_plan.share`; "" = all.
       dry_run: print what would run, with an estimate of the time, and change nothing.
 
     Returns:
-      A record for each finished run.
+      A record for each run that this call finished, or found finished.
+
+    Raises:
+      UserError: a config or an argument is wrong, before anything is run; or runs failed, when all others have ended.
     """
     path = pathlib.Path(path)
     sweep = _load_module(path, "VARIANTS")
@@ -93,83 +114,55 @@ def run_sweep(path: str | os.PathLike, *, runs: str | os.PathLike = "", dry_run:
     labels = [variant.label for variant in sweep.VARIANTS]
     if len(set(labels)) < len(labels):
         raise UserError(f"{path}: two variants have the same label: {', '.join(labels)}")
-    committed = {(r["variant"], r["seed"]): r for r in _read_results(path.parent / "results.json")}
-    todo = [(variant, seed) for variant in sweep.VARIANTS for seed in variant.seeds]
+    rows = [[_plan(variant, seed, root) for seed in variant.seeds] for variant in sweep.VARIANTS]
+    todo = sweep_plan.share(sweep_plan.in_order(rows), part)
+    committed = _read_results(path.parent)
+    if keep:
+        todo = sweep_plan.left(todo, committed)
     if dry_run:
-        _print_plan(todo, root, committed)
+        _print_plan(todo, committed, {variant.label: variant.seconds for variant in sweep.VARIANTS})
         return []
 
-    from tlx import progress, recipes  # here, so that --dry_run is quick
-    from tlx.preemption import Preemption
-
-    records, failed = {}, []
+    records, failed, skipped = [], [], 0
     with Preemption() as preemption:
-        for number, (variant, seed) in enumerate(todo, 1):
+        for number, run in enumerate(todo, 1):
             preemption.check()  # asked for while a run was ending, which then ended
-            progress.say(f"[bold]{number} of {len(todo)}: {variant.label}, seed {seed}[/bold]")
-            config = make_config(variant, seed)
+            progress.say(f"[bold]{number} of {len(todo)}: {run.label}, seed {run.seed}[/bold]")
+            missing = [str(other.folder) for row in rows for other in run.needs(row) if not is_finished(other.folder)]
+            if missing:
+                skipped += 1
+                progress.say(f"[yellow]skipped: it needs {missing[0]}, which is not finished[/yellow]")
+                continue
             try:
-                result = recipes.load(config.recipe).run(config, run_folder(root, variant, seed))
+                result = recipes.load(run.config["recipe"]).run(run.config, run.folder)
+            except InUse as e:
+                skipped += 1
+                progress.say(f"[yellow]skipped: {e}[/yellow]")
+                continue
             except UserError as e:
-                failed.append(f"{variant.label}, seed {seed}: {e}")
+                failed.append(f"{run.label}, seed {run.seed}: {e}")
                 progress.say(f"[red]failed: {e}[/red]")
                 continue
-            records[variant.label, seed] = _record(variant, seed, result, figures)
+            records.append(_record(run, result, figures))
             # After each run: a sweep that is stopped leaves the table of what it has.
-            done = [records.get(key) or committed.get(key) for key in ((v.label, s) for v, s in todo)]
-            write_json(path.parent / "results.json", [record for record in done if record])
-            update_table(path.parent / "README.md", table(sweep.VARIANTS, list(filter(None, done)), figures))
+            _publish(path.parent, records[-1], variants=sweep.VARIANTS, figures=figures)
+    if skipped:
+        progress.say(f"[yellow]{skipped} of {len(todo)} runs skipped; the same command goes on with them[/yellow]")
     if failed:
         raise UserError(f"{len(failed)} of {len(todo)} runs failed, the first: {failed[0]}")
-    return list(records.values())
-
-
-def table(variants: Sequence[Variant], records: Sequence[Mapping[str, Any]], figures: Mapping[str, str]) -> str:
-    """Markdown: a row a variant; for each column published (where any is) beside measured, mean ± sample deviation."""
-    published = {column for variant in variants for column in variant.published}
-    head = ["variant", "n"]
-    for column in figures:
-        head += [f"{column}, published"] * (column in published) + [column]
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1)]
-    for variant in variants:
-        mine = [record for record in records if record["variant"] == variant.label]
-        cells = [variant.label, str(len(mine))]
-        for column in figures:
-            values = [r["figures"][column] for r in mine if r["figures"].get(column) is not None]
-            cells += [variant.published.get(column, "-")] * (column in published) + [mean_and_spread(values)]
-        lines.append(cells)
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def mean_and_spread(values: Sequence[float]) -> str:
-    """ "0.9823 ± 0.0021": mean and sample standard deviation (ddof = 1); no spread for one value."""
-    if not values:
-        return "-"
-    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.4f}{spread}"
-
-
-def update_table(page: pathlib.Path, content: str, *, begin: str = BEGIN) -> None:
-    """Puts the table between the page's markers, `begin` and END; a page without them gets them at its end."""
-    text = page.read_text() if page.exists() else f"# {page.parent.name}\n"
-    if begin not in text:
-        text = f"{text.rstrip()}\n\n{begin}\n{END}\n"
-    before, _, rest = text.partition(begin)
-    if END not in rest:
-        raise UserError(f"{page}: {begin!r} has no {END!r} after it; put it back")
-    write_bytes(page, f"{before}{begin}\n{content}\n{END}{rest.partition(END)[2]}".encode())
+    return records
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tlx.sweep", description=__doc__.splitlines()[0])
     parser.add_argument("sweep", help="experiments/<name>/sweep.py")
     parser.add_argument("--runs", default="", help="where the runs' folders go (runs/experiments/<name>)")
+    parser.add_argument("--keep", action="store_true", help="run nothing again that results.json has")
+    parser.add_argument("--part", default="", help="1/3 = the first of three shares of the runs")
     parser.add_argument("--dry_run", action="store_true", help="list the runs, with a time estimate")
-    options = parser.parse_args(argv)
-    from tlx.preemption import Preempted
-
+    options = vars(parser.parse_args(argv))
     try:
-        run_sweep(options.sweep, runs=options.runs, dry_run=options.dry_run)
+        run_sweep(options.pop("sweep"), **options)
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
@@ -191,14 +184,38 @@ def _load_module(path: str | os.PathLike, wanted: str) -> ModuleType:
     return module
 
 
-def _read_results(path: pathlib.Path) -> list[dict[str, Any]]:
-    return read_json(path) if path.exists() else []
+def _plan(variant: Variant, seed: int, root: pathlib.Path) -> Planned:
+    config = make_config(variant, seed)
+    config = config_lib.resolve(config, recipes.load(config.recipe).default_config())
+    return Planned(variant.label, seed, config_lib.to_dict(config), run_folder(root, variant, seed))
 
 
-def _record(variant: Variant, seed: int, result: Mapping[str, Any], figures: Mapping[str, str]) -> dict[str, Any]:
+def _publish(
+    folder: pathlib.Path, record: dict[str, Any], *, variants: Sequence[Variant], figures: Mapping[str, str]
+) -> None:
+    """Adds a record to `results.json` and the table, and keeps those that other processes added meanwhile."""
+    handle = os.open(folder, os.O_RDONLY)  # the lock is on the folder itself, so no file of its own is left behind
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        found = _read_results(folder) | {(record["variant"], record["seed"]): record}
+        keys = [(variant.label, seed) for variant in variants for seed in variant.seeds]
+        done = [found[key] for key in keys if key in found]
+        write_json(folder / "results.json", done)
+        update_table(folder / "README.md", table(variants, done, figures))
+    finally:
+        os.close(handle)
+
+
+def _read_results(folder: pathlib.Path) -> dict[tuple[str, int], dict[str, Any]]:
+    path = folder / "results.json"
+    return {(r["variant"], r["seed"]): r for r in read_json(path)} if path.exists() else {}
+
+
+def _record(run: Planned, result: Mapping[str, Any], figures: Mapping[str, str]) -> dict[str, Any]:
     return {
-        "variant": variant.label,
-        "seed": seed,
+        "variant": run.label,
+        "seed": run.seed,
+        "config": run.digest,
         "figures": {column: _look_up(result, dotted) for column, dotted in figures.items()},
         "seconds": round(result["time"]["total"], 1),
         "digest": result["selected"]["digest"],
@@ -218,16 +235,15 @@ def _look_up(tree: Any, dotted: str) -> Any:
     return tree
 
 
-def _print_plan(todo: list, root: pathlib.Path, committed: Mapping) -> None:
+def _print_plan(todo: Sequence[Planned], committed: Mapping, guesses: Mapping[str, float | None]) -> None:
     total, unknown = 0.0, 0
-    for variant, seed in todo:
-        measured = [r["seconds"] for (label, _), r in committed.items() if label == variant.label]
-        seconds = statistics.median(measured) if measured else variant.seconds
-        folder = run_folder(root, variant, seed)
-        done = (folder / "result.json").exists()
-        state = "finished" if done else "unfinished" if folder.exists() else "to run"
+    for run in todo:
+        measured = [r["seconds"] for (label, _), r in committed.items() if label == run.label]
+        seconds = statistics.median(measured) if measured else guesses[run.label]
+        done = is_finished(run.folder)
+        state = "finished" if done else "unfinished" if run.folder.exists() else "to run"
         guess = "?" if seconds is None else f"{seconds:.0f} s"
-        print(f"{state:<11} {guess:>8}  {variant.label}, seed {seed}  ({folder})")
+        print(f"{state:<11} {guess:>8}  {run.label}, seed {run.seed}  ({run.folder})")
         if not done:
             total, unknown = total + (seconds or 0), unknown + (seconds is None)
     print(f"about {total / 60:.0f} minutes to run" + (f", and {unknown} runs of unknown length" if unknown else ""))

@@ -22,6 +22,11 @@ import jax
 
 from tlx.errors import UserError
 
+
+class InUse(UserError):
+    """The folder is another process's for now."""
+
+
 # All that a run makes. `--overwrite` removes these and nothing else, whatever folder it was pointed at.
 OWN = (
     *("config.json", "task.json", "splits.json", "result.json", "metrics.jsonl", "report.html", "gallery.npz"),
@@ -38,7 +43,7 @@ def open_workdir(path: str | os.PathLike, config: dict[str, Any], *, overwrite: 
     `is_finished`); with `overwrite`, any run. A lock keeps a second process out until the first ends, however it ends.
 
     Raises:
-      UserError: the path is a file, not writable, in use, or holds a run of another config.
+      UserError: the path is a file, not writable, in use (InUse), or holds a run of another config.
     """
     workdir = pathlib.Path(path).expanduser()
     if workdir.exists() and not workdir.is_dir():
@@ -54,7 +59,7 @@ def open_workdir(path: str | os.PathLike, config: dict[str, Any], *, overwrite: 
                 # Held by the process and not by the file: a killed run leaves no stale lock.
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise UserError(f"workdir {workdir} is in use by another process: wait for it or stop it") from None
+                raise InUse(f"workdir {workdir} is in use by another process: wait for it or stop it") from None
             _check(workdir, config, overwrite)
         yield workdir
 

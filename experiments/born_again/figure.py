@@ -4,7 +4,7 @@ import pathlib
 
 from experiments import paired
 from experiments.born_again import sweep
-from tlx.sweep import update_table
+from tlx.sweep_table import update_table
 
 HERE = pathlib.Path(__file__).parent
 BEGIN = "<!-- table: made by experiments.born_again.figure -->"

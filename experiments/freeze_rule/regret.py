@@ -19,7 +19,7 @@ import numpy as np
 from experiments.freeze_rule.config import STEPS
 from tlx import freeze_rule
 from tlx.freeze_rule import CANDIDATES, Facts
-from tlx.sweep import update_table
+from tlx.sweep_table import update_table
 from tlx.transferability import Evidence, Figure
 from tlx.workdir import read_json, write_json
 

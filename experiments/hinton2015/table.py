@@ -15,7 +15,8 @@ from experiments.hinton2015.sweep import SEEDS, TEMPERATURES, VARIANTS, WIDTHS
 from tlx import bias_correction, plots
 from tlx.data import source
 from tlx.pretrained import load_run
-from tlx.sweep import RUNS, update_table
+from tlx.sweep import RUNS
+from tlx.sweep_table import update_table
 from tlx.workdir import read_json, write_json
 
 HERE = pathlib.Path(__file__).parent

@@ -23,7 +23,8 @@ import scipy.ndimage
 from experiments.lp_ft import sweep
 from tlx import pretrained
 from tlx.data import source
-from tlx.sweep import RUNS, mean_and_spread, run_folder, update_table
+from tlx.sweep import RUNS, run_folder
+from tlx.sweep_table import mean_and_spread, update_table
 from tlx.workdir import read_json, write_json
 
 HERE = pathlib.Path(__file__).parent

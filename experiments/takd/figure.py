@@ -7,7 +7,7 @@ import pathlib
 
 from experiments import paired
 from experiments.takd import sweep
-from tlx.sweep import update_table
+from tlx.sweep_table import update_table
 
 HERE = pathlib.Path(__file__).parent
 BEGIN = "<!-- table: made by experiments.takd.figure -->"
