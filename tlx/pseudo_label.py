@@ -138,33 +138,27 @@ def make(
     if not np.isfinite(logits).all():
         row = int(np.argwhere(~np.isfinite(logits))[0][0])
         raise UserError(f"the teacher's logits for image {index[row]} are not finite: {logits[row]}")
-    logits = logits if prior is None else align(logits, prior)
-    classes = logits.shape[1]
+    logits = (logits if prior is None else align(logits, prior)).astype(np.float32)
+    images, classes = logits.shape
     labels = PseudoLabels(
         index,
-        logits.astype(np.float32),
-        weight=np.ones(len(index), np.float32),
+        logits,
+        weight=np.ones(images, np.float32),
         thresholds=np.full(classes, threshold, np.float32),
-        drawn=np.arange(len(index)),
+        drawn=np.arange(images),
         threshold=threshold,
         drop_below=drop_below,
         teacher=teacher,
     )
-    confidence, predicted = labels.confidence, labels.predicted
-    thresholds = labels.thresholds
+    confidence, predicted, thresholds = labels.confidence, labels.predicted, labels.thresholds
     if flexible:
         thresholds = selection.flexible_thresholds(confidence, predicted, num_classes=classes, threshold=threshold)
-    draws = kept = selection.drop(confidence, drop_below)
+    draws = kept = selection.drop(confidence, drop_below)  # [U]
     if per_class:
-        draws = selection.balance(
-            confidence, predicted, kept, per_class=per_class, most_copies=most_copies, seed=seed
-        )  # [U]
-    return dataclasses.replace(
-        labels,
-        weight=(confidence >= thresholds[predicted]).astype(np.float32),
-        thresholds=thresholds,
-        drawn=np.repeat(labels.drawn, draws),
-    )
+        options = {"per_class": per_class, "most_copies": most_copies, "seed": seed}
+        draws = selection.balance(confidence, predicted, kept, **options)
+    weight = (confidence >= thresholds[predicted]).astype(np.float32)
+    return dataclasses.replace(labels, weight=weight, thresholds=thresholds, drawn=np.repeat(labels.drawn, draws))
 
 
 def align(logits: np.ndarray, prior: np.ndarray, *, tolerance: float = 1e-6, most: int = 1000) -> np.ndarray:
