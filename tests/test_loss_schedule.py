@@ -21,6 +21,7 @@ make = functools.partial(loss_schedule.make_schedule, name="temperature", total_
         (9.0, {"to": 1.0, "shape": "cosine"}, {0: 9, 25: 5 + 4 * np.sqrt(0.5), 50: 5, 100: 1, 120: 1}),
         (0.0, {"to": 1.0, "shape": "cosine", "begin": 0.5}, {0: 0, 50: 0, 75: 0.5, 99: 0.99901, 100: 1}),
         (9.0, {"to": 1.0, "shape": "step", "begin": 0.3}, {0: 9, 29: 9, 30: 1, 99: 1}),
+        (0.0, {"to": 3.0, "shape": "sigmoid"}, {0: 3 * np.exp(-5), 50: 3 * np.exp(-1.25), 100: 3, 120: 3}),
     ],
 )
 def test_values_by_hand(value, change, expected):
@@ -34,7 +35,7 @@ def test_without_a_change_it_is_the_number():
     assert make(3.5, None) == 3.5 and isinstance(make(3.5, None), float)
 
 
-@pytest.mark.parametrize("shape", ["linear", "cosine"])
+@pytest.mark.parametrize("shape", ["linear", "cosine", "sigmoid"])
 def test_all_values_lie_between_the_ends(shape):
     for first, to in ((20.0, 0.1), (0.0, 3.3), (0.7, 0.7)):
         values = np.asarray(jax.jit(make(first, {"to": to, "shape": shape}))(np.arange(110)), np.float64)
@@ -43,7 +44,7 @@ def test_all_values_lie_between_the_ends(shape):
 
 
 @pytest.mark.parametrize("total", [1, 2])
-@pytest.mark.parametrize("shape", ["linear", "cosine", "step"])
+@pytest.mark.parametrize("shape", ["linear", "cosine", "sigmoid", "step"])
 def test_a_run_of_a_step_or_two_has_no_nan(shape, total):
     change = {"to": 1.0, "shape": shape, "begin": 0.1}
     schedule = jax.jit(loss_schedule.make_schedule(4.0, change, name="temperature", total_steps=total))

@@ -90,8 +90,8 @@ def test_distillation_kl_is_a_divergence(student, teacher, temperature):
 @quick
 @given(LOGITS, LOGITS)
 def test_targets_get_no_gradient(a, b):
-    for loss in (lambda s, t: losses.distillation_kl(s, t, 2.0).sum(), lambda s, t: losses.consistency_kl(s, t).sum()):
-        np.testing.assert_array_equal(jax.grad(loss, argnums=1)(a, b), 0)
+    loss = lambda s, t: losses.distillation_kl(s, t, 2.0).sum()
+    np.testing.assert_array_equal(jax.grad(loss, argnums=1)(a, b), 0)
 
 
 def test_hard_distillation_by_hand():

@@ -13,7 +13,7 @@ from tlx.errors import UserError, did_you_mean
 
 # Sections whose keys are checked by the room they belong to (models.build, optim.make_optimizer, make_augment), which
 # knows them and says so.
-OPEN = ("model", "groups", "augment", "schedules")
+OPEN = ("model", "groups", "augment", "weak", "schedules")
 
 
 def base(recipe: str) -> ConfigDict:

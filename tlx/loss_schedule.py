@@ -12,15 +12,24 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from tlx.errors import UserError, did_you_mean
 
-# (from, to, steps) -> schedule: `from` at step 0, `to` from step `steps` on.
+
+def _sigmoid_ramp(t: jax.Array) -> jax.Array:
+    """Laine & Aila (2017), "Temporal ensembling for semi-supervised learning", section 2 (not checked there)."""
+    return jnp.exp(-5 * (1 - jnp.clip(t, 0, 1)) ** 2)
+
+
+# (from, to, steps) -> schedule: `from` at step 0 (but for "sigmoid"), `to` from step `steps` on.
 SHAPES = {
     "linear": optax.linear_schedule,
     # As a fall from 1 to 0, since optax's own final value is a multiple of its first, which may be 0.
     "cosine": lambda first, to, steps: lambda step: to + (first - to) * optax.cosine_decay_schedule(1.0, steps)(step),
+    # The ramp-up of consistency losses: exp(-5 (1 - t)^2), which begins at 0.7 % of the way.
+    "sigmoid": lambda first, to, steps: lambda step: first + (to - first) * _sigmoid_ramp(step / steps),
     "step": lambda first, to, steps: optax.constant_schedule(to),
 }
 CHANGE_DEFAULTS = {
@@ -57,6 +66,27 @@ def make_schedule(
     steps = max(round(change["end"] * total_steps) - begin, 1)
     moving = SHAPES[change["shape"]](value, change["to"], steps)
     return optax.join_schedules([optax.constant_schedule(value), moving], [begin])
+
+
+def make_schedules(
+    values: Mapping[str, float], changes: Mapping[str, Any], *, total_steps: int
+) -> dict[str, float | Callable[[jax.Array], jax.Array]]:
+    """`make_schedule` of each of a loss's numbers, by name; those without a change stay numbers."""
+    return {
+        name: make_schedule(value, changes.get(name), name=name, total_steps=total_steps)
+        for name, value in values.items()
+    }
+
+
+def check_schedules(
+    values: Mapping[str, float], changes: Mapping[str, Any], checks: Mapping[str, Callable[[float], None]]
+) -> None:
+    """Applies each name's check to all of its range; raises UserError for a change of what has none."""
+    for name in changes:
+        if name not in checks:
+            raise UserError(f"loss.schedules has {name!r}{did_you_mean(name, checks)}: use {', '.join(checks)}")
+    for name, check in checks.items():
+        check_range(values[name], changes.get(name), check, name=name)
 
 
 def check_range(value: float, change: Mapping[str, Any] | None, check: Callable[[float], None], *, name: str) -> None:

@@ -11,6 +11,8 @@ The other losses of distillation stand in the first term's place: `decoupled_kd`
 term of standardised logits (`standardize`) or of an ensemble's (`tlx.ensemble`). `feature_distance` is added.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -174,21 +176,6 @@ def feature_distance(student: jax.Array, teacher: jax.Array) -> jax.Array:
     return jnp.mean(optax.losses.squared_error(_f32(student), jax.lax.stop_gradient(_f32(teacher))), -1)
 
 
-def consistency_kl(noised_logits: jax.Array, clean_logits: jax.Array) -> jax.Array:
-    """`KL(softmax(clean) || softmax(noised))`: the prediction on the noised input should match the one on the clean.
-
-    The consistency term of UDA (Xie et al. 2020a, eq. 1). The clean side is the target: no gradient flows into it.
-
-    Args:
-      noised_logits: [B, K], the student on the noised input.
-      clean_logits: [B, K], the same student on the clean input.
-
-    Returns:
-      [B] float32, in nats.
-    """
-    return distillation_kl(noised_logits, clean_logits, 1.0)
-
-
 def weighted_mean(values: jax.Array, weights: jax.Array, axis_name: str | None = None) -> jax.Array:
     """`sum_i w_i v_i / sum_i w_i` over the global batch, exact however the weights fall on the devices.
 
@@ -228,13 +215,22 @@ def check_smoothing(smoothing: float) -> None:
         raise UserError(f"smoothing is {smoothing}: it must be in 0..1, 1 excluded (0 = off)")
 
 
-def check_weights(*, not_all_zero: tuple[str, ...], **weights: float) -> None:
-    """Raises UserError unless every loss weight is finite and >= 0 and one at least of `not_all_zero`, if any, > 0."""
+def check_weights(*, not_all_zero: tuple[str, ...], **weights: float | Callable) -> None:
+    """Raises UserError unless every loss weight is finite and >= 0 and one at least of `not_all_zero`, if any, > 0.
+
+    A function of the step cannot be checked here (`tlx.loss_schedule.check_range` can) and counts as above 0.
+    """
     for name, value in weights.items():
-        if not 0 <= value < float("inf"):
+        if not callable(value) and not 0 <= value < float("inf"):
             raise UserError(f"{name} is {value}: a loss weight must be finite and >= 0")
     if not_all_zero and not any(weights[name] for name in not_all_zero):
-        raise UserError(f"{' and '.join(not_all_zero)} are all 0: nothing would be distilled; set one of them above 0")
+        raise UserError(f"{' and '.join(not_all_zero)} are all 0: nothing would be learnt; set one of them above 0")
+
+
+def checks(*names: str) -> dict[str, Callable[[float], None]]:
+    """name -> the check of its value: "temperature" as a temperature, any other as a loss weight."""
+    weight = lambda name: lambda value: check_weights(not_all_zero=(), **{name: value})
+    return {name: check_temperature if name == "temperature" else weight(name) for name in names}
 
 
 def _f32(x: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tlx import pseudo_diagnostics
 from tlx.errors import UserError
 from tlx.workdir import read_json
 
@@ -19,7 +20,7 @@ class Run:
     """What a run's folder says.
 
     `metrics` has one entry for each (phase, step); `result` is None until the run ends; `strategy` is None unless the
-    freeze rule chose one.
+    freeze rule chose one; `pseudo_labels` has `tlx.pseudo_diagnostics.diagnose`'s account of each round.
     """
 
     path: pathlib.Path
@@ -28,6 +29,7 @@ class Run:
     result: dict[str, Any] | None
     gallery: dict[str, np.ndarray]
     strategy: dict[str, Any] | None = None
+    pseudo_labels: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     def get(self, key: str, default: Any = None) -> Any:
         """`key` of the result, else of the config: `name`, `recipe`, `seed`, `rounds`, `figures`, ..."""
@@ -59,6 +61,7 @@ def load(run_dir: str | pathlib.Path) -> Run:
         result=result,
         gallery=_read_gallery(path / "gallery.npz"),
         strategy=read_json(path / "strategy.json") if (path / "strategy.json").exists() else None,
+        pseudo_labels=pseudo_diagnostics.load(path),
     )
 
 

@@ -41,8 +41,9 @@ def make_update(
     """Builds `step(state, batch, rng) -> (state, metrics)`.
 
     Args:
-      objective: `(variables, step, batch, keys) -> (values, batch_stats, metrics)`: values {term: [B]}, metrics pairs
-        (sum, count); `keys` are those of `tlx.data.view.view_keys` and "dropout".
+      objective: `(variables, state, batch, keys) -> (values, batch_stats, metrics)`: values {term: [B]}, metrics pairs
+        (sum, count). `variables` are what is differentiated; `state` is that before the update, for its step and its
+        average of the weights; `keys` are those of `tlx.data.view.view_keys` and "dropout".
       weights: `batch -> {term: [B]}`, for the same terms.
       coefficients: {term: its weight in the loss, a number or a function of the step}.
       tx, frozen, ema_decay, accumulate, axis_name: as in `tlx.steps.make_supervised_step`.
@@ -65,7 +66,7 @@ def make_update(
         def loss_fn(params: PyTree, batch_stats: PyTree, micro: Batch, index: jax.Array) -> tuple[jax.Array, tuple]:
             variables = {"params": stop_frozen(params, frozen), "batch_stats": batch_stats}
             keys = views | {"dropout": jax.random.fold_in(dropout, index)}
-            values, batch_stats, metrics = objective(variables, state.step, micro, keys)
+            values, batch_stats, metrics = objective(variables, state, micro, keys)
             sums = {name: losses.weighted_sum(values[name], w) for name, w in weights(micro).items()}
             # This device's and micro-batch's share; the shares add up to the loss, and their gradients to its gradient.
             loss = sum(factors[name] * s / jnp.maximum(counts[name], 1e-9) for name, (s, _) in sums.items())

@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from tlx.data.mixup import Mix
 from tlx.data.source import Examples
 from tlx.errors import UserError
 from tlx.parallel import AXIS, replicate, shard_batch
@@ -73,7 +74,8 @@ class Store:
         mesh: Mesh,
         mode: str,
         device_bytes: int = 2**28,
-        mix: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None,
+        mix: Mix | None = None,
+        partner: Sequence[str] = PARTNER,
         **columns: np.ndarray,
     ):
         """Puts the arrays where they will be read.
@@ -82,19 +84,20 @@ class Store:
           examples: N of them.
           mesh, mode: see `tlx.parallel`.
           device_bytes: what all arrays together may take on a device.
-          mix: for mixup: from the rows [B] of a batch to those of their partners, whose columns PARTNER the batch then
-            has too, as "partner_image", ..., and their own shares, "share" [B]. Drawn here and not in the step, since
-            jax draws from a beta distribution in a loop that all devices must leave together.
+          mix: for mixup: from the rows [B] of a batch to those of their partners, and their own shares, "share" [B].
+            Drawn here and not in the step, since jax draws from a beta distribution in a loop that all devices must
+            leave together.
+          partner: the columns that a batch then has of the partners too, as "partner_image", ...
           **columns: further arrays, [N, ...] or, of V views of each example, [V * N, ...]: weights, teacher logits; a
             batch has all of them beside the image. Row r of those that are shorter is row r mod N.
         """
-        self._mesh, self._mode, self._mix = mesh, mode, mix
+        self._mesh, self._mode, self._mix, self._partner = mesh, mode, mix, tuple(partner)
         self._columns: dict[str, Any] = {"image": examples.images, "label": examples.labels, **columns}
         arrays = [column for column in self._columns.values() if isinstance(column, np.ndarray)]
         self._on_device = len(arrays) == len(self._columns) and sum(a.nbytes for a in arrays) <= device_bytes
         if self._on_device:
             self._columns = replicate(self._columns, mesh)
-            self._gather = _make_gather(mesh, mode)
+            self._gather = _make_gather(mesh, self._partner)
 
     def batch(self, index: np.ndarray, weight: np.ndarray | None = None) -> Batch:
         """Rows `index` [B] of the global batch as a sharded batch; `weight` [B] overrides the column of that name.
@@ -112,7 +115,8 @@ class Store:
             sharded = shard_batch({"index": local, **extra}, self._mode, self._mesh)
             given = {name: sharded.pop(name) for name in ("index", "partner") if name in sharded}
             return self._gather(self._columns, **given) | sharded
-        rows = _take(self._columns, local, extra.pop("partner", None), lambda column, rows: column[rows])
+        mates = self._partner, extra.pop("partner", None)
+        rows = _take(self._columns, local, *mates, lambda column, rows: column[rows])
         return shard_batch(rows | extra, self._mode, self._mesh)
 
 
@@ -136,17 +140,17 @@ def eval_batches(store: Store, index: np.ndarray, size: int) -> Iterator[Batch]:
         yield store.batch(np.concatenate([rows, np.repeat(rows[:1], padding)]), weight)
 
 
-def _take(columns: Mapping[str, Any], index: Any, partner: Any, take: Callable) -> dict[str, Any]:
+def _take(columns: Mapping[str, Any], index: Any, names: Sequence[str], partner: Any, take: Callable) -> dict[str, Any]:
     rows = {name: take(column, index % len(column)) for name, column in columns.items()}
     if partner is not None:
-        rows |= {f"partner_{name}": take(columns[name], partner % len(columns[name])) for name in PARTNER}
+        rows |= {f"partner_{name}": take(columns[name], partner % len(columns[name])) for name in names}
     return rows
 
 
-def _make_gather(mesh: Mesh, mode: str) -> Any:
+def _make_gather(mesh: Mesh, names: Sequence[str]) -> Any:
     """One compiled lookup. Under "pmap" the indices come as [devices, B / devices], and so do the rows."""
 
     def gather(columns: Mapping[str, jax.Array], index: jax.Array, partner: jax.Array | None = None) -> Batch:
-        return _take(columns, index, partner, lambda column, rows: jnp.take(column, rows, axis=0))
+        return _take(columns, index, names, partner, lambda column, rows: jnp.take(column, rows, axis=0))
 
     return jax.jit(gather, out_shardings=NamedSharding(mesh, P(AXIS)))

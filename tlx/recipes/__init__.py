@@ -8,7 +8,7 @@ from types import ModuleType
 
 from tlx.errors import UserError
 
-RECIPES = ("supervised", "distill", "self_train")
+RECIPES = ("supervised", "distill", "semi_supervised", "self_train")
 
 
 def load(name: str) -> ModuleType:

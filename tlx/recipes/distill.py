@@ -17,8 +17,9 @@ from ml_collections import ConfigDict
 
 from tlx import config as config_lib
 from tlx import ensemble, losses, progress, steps, teachers
+from tlx.data.mixup import check_mixup
 from tlx.errors import UserError
-from tlx.loss_schedule import check_range, make_schedule
+from tlx.loss_schedule import check_schedules, make_schedules
 from tlx.recipes.judgement import compare_networks, judge
 from tlx.recipes.learner import Learner, Trained, make_learner
 from tlx.recipes.lessons import check_views, feature_width, lessons, make_program
@@ -144,29 +145,15 @@ def _check(config: ConfigDict) -> None:
     teachers.check_sees(teacher.sees)
     if config.generations < 1:
         raise UserError(f"generations is {config.generations}: it counts the student's and must be >= 1")
+    check_mixup(config.transfer.mixup, "transfer.mixup")
+    losses.check_weights(not_all_zero=(), **{"loss.features": loss.features})
     for name, value in (("transfer.mixup", config.transfer.mixup), ("loss.features", loss.features)):
-        if not 0 <= value < float("inf"):
-            raise UserError(f"{name} is {value}: it must be >= 0 (0 = off)")
         if value and teacher.logits:
             raise UserError(f"{name} is {value}, but teacher.logits is a file: only a network can tell; set it to 0")
     if teacher.logits and config.cache.teacher:
         raise UserError("cache.teacher is on, but teacher.logits is a file, which is kept already: turn it off")
-    for name in loss.schedules:
-        if name not in SCHEDULED:
-            raise UserError(f"loss.schedules has {name!r}: use {', '.join(SCHEDULED)}")
-    for name in SCHEDULED:
-        check = losses.check_temperature if name == "temperature" else functools.partial(_check_weight, name)
-        check_range(loss[name], _change(loss, name), check, name=name)
+    check_schedules(loss, loss.schedules.to_dict(), losses.checks(*SCHEDULED))
     check_views(config)
-
-
-def _change(loss: ConfigDict, name: str) -> Any:
-    """What `tlx.loss_schedule` takes."""
-    return loss.schedules.to_dict().get(name)
-
-
-def _check_weight(name: str, value: float) -> None:
-    losses.check_weights(not_all_zero=(), **{name: value})
 
 
 def _networks(config: ConfigDict) -> tuple[Teacher, ...]:
@@ -234,9 +221,8 @@ def _loss(run: Run, weights: tuple[float, ...]) -> dict[str, Any]:
     """The step's options."""
     config = run.config
     options = {name: value for name, value in config.loss.items() if name != "schedules"}
-    for name in SCHEDULED:
-        change = _change(config.loss, name)
-        options[name] = make_schedule(options[name], change, name=name, total_steps=config.train.steps)
+    moving = {name: options[name] for name in SCHEDULED}
+    options |= make_schedules(moving, config.loss.schedules.to_dict(), total_steps=config.train.steps)
     teach = teachers.make_reader(num_classes=run.num_classes, weights=weights, by=config.teacher.combine)
     return options | {"teach": teach, "mixup": config.transfer.mixup > 0}
 

@@ -1,7 +1,6 @@
 """Lessons: a transfer set in the views that a student sees of it, with what its teachers say, live or kept."""
 
 import functools
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from ml_collections import ConfigDict
 
 from tlx import feature_cache, kept, models, parallel, progress, teachers
 from tlx.data import reader
+from tlx.data.mixup import Mix, make_mix
 from tlx.data.view import make_view
 from tlx.errors import UserError, did_you_mean
 from tlx.models.layers import summarize
@@ -108,22 +108,14 @@ def check_views(config: ConfigDict) -> None:
         )
 
 
-def _mixer(a: float, seed: int, views: int, count: int) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """From rows to their partners and to their own shares, from Beta(a, a): a function of the rows, as all batches are.
-
-    Partners are others of the batch. Only with fixed views they are the row's own, as what is kept of a row must be.
-    """
-    if views:
-        rng = np.random.default_rng((seed, *b"mixup"))
-        partners = np.concatenate([rng.permutation(count) for _ in range(views)])
-        shares = rng.beta(a, a, views * count)
-        return lambda rows: (partners[rows], shares[rows])
-
-    def mix(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        rng = np.random.default_rng((seed, zlib.crc32(rows.tobytes()), *b"mixup"))
-        return np.roll(rows, 1), rng.beta(a, a, len(rows))
-
-    return mix
+def _mixer(a: float, seed: int, views: int, count: int) -> Mix:
+    """Partners are others of the batch. Only with fixed views they are the row's own, as what is kept of it must be."""
+    if not views:
+        return make_mix(a, seed=seed)
+    rng = np.random.default_rng((seed, *b"mixup"))
+    partners = np.concatenate([rng.permutation(count) for _ in range(views)])
+    shares = rng.beta(a, a, views * count)
+    return lambda rows: (partners[rows], shares[rows])
 
 
 def _live(program: Callable, key: jax.Array, batches: Iterator[reader.Batch], start: int) -> Iterator[reader.Batch]:

@@ -8,49 +8,79 @@ repeat `rounds` times:
 """
 
 import dataclasses
-import functools
+import hashlib
 import io
 import os
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from tlx import config as config_lib
-from tlx import progress, pseudo_label, steps
+from tlx import ledger, parallel, progress, promotion, pseudo_diagnostics, pseudo_label, rng, steps
 from tlx.data.augment import make_augment, to_float
+from tlx.data.view import look, make_view, view_keys
 from tlx.errors import UserError
-from tlx.promotion import compare
+from tlx.models.options import check_choice
+from tlx.promotion import Verdict
+from tlx.recipes import unlabeled
 from tlx.recipes.learner import Learner, Trained, make_learner
 from tlx.recipes.run import Run, finish, finished, open_run
+from tlx.recipes.unlabeled import Pool
 from tlx.workdir import write_bytes
+
+FIRST = Verdict(promoted=True, reason="the first, trained on the labels", p_value=None)
 
 
 def default_config() -> ConfigDict:
-    config = config_lib.base("self_train")
+    config = unlabeled.base("self_train")
     config.rounds = 3
     config.patience = 0  # stop after this many refusals in a row; 0 = run every round
+    config.promotion = {
+        "test": "better",  # than its teacher on validation; or better by the test "mcnemar" or "bootstrap"
+        "level": 0.05,  # of those: the p-value to be below
+    }
     config.teacher = config_lib.learner()
-    config.student = config_lib.learner()  # its train.batch_size counts labelled images
+    config.student = unlabeled.learner()
     config.student.scale = (1.0,)  # every width of the student times this, a number a round; the last one repeats
-    config.student.unlabeled_ratio = 5.0  # unlabelled images for each labelled one in a batch
+    config.student.start = "fresh"  # or "teacher": from its weights
     config.pseudo_label = {
         "kind": "soft",  # or "hard"
+        "temperature": 1.0,  # of the teacher's distribution; below 1 it is sharpened
         "threshold": 0.0,  # the least confidence that counts
+        "flexible": False,  # lower the threshold for classes that few images reach it in
         "align": False,  # make the classes as frequent among the pseudo-labels as among the labels
+        "drop_below": 0.0,  # images with a lower confidence are left out altogether, as of no class that is known
+        "per_class": 0,  # draw from so many images of each class, the surest or copies; 0 = from all as they are
+        "most_copies": 10,  # of an image, in such a class
+        "noised": False,  # the teacher labels noised images, and is noised itself: to show that it hurts
     }
-    config.loss = {"temperature": 1.0, "alpha": 1.0, "beta": 0.0, "consistency": 0.0, "labeled": 1.0}
+    config.loss = {
+        "temperature": 1.0,
+        "alpha": 1.0,
+        "beta": 0.0,
+        "consistency": 0.0,
+        "labeled": 1.0,
+        "schedules": {},  # changes of these over a round: name -> options of `tlx.loss_schedule`
+    }
     return config
 
 
-def run(config: Mapping[str, Any], workdir: str | os.PathLike, *, overwrite: bool = False) -> dict[str, Any]:
-    """Runs the recipe, or goes on with it, and returns its result (what `result.json` holds)."""
+def run(
+    config: Mapping[str, Any], workdir: str | os.PathLike, *, overwrite: bool = False, from_round: int = 0
+) -> dict[str, Any]:
+    """Runs the recipe, or goes on with it, and returns its result (what `result.json` holds).
+
+    `from_round` N enters a finished or unfinished run again at round N: see `tlx.reentry`.
+    """
     config = config_lib.resolve(config, default_config())
     _check(config)
-    with open_run(config, workdir, overwrite=overwrite) as run:
+    with open_run(config, workdir, overwrite=overwrite, from_round=from_round) as run:
         if run.result:
             return finished(run)
+        images = unlabeled.pool(run)
         teacher_learner = make_learner(run, "teacher", config.teacher, make_step=steps.make_supervised_step)
         students = _students(run)
 
@@ -61,27 +91,28 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike, *, overwrite: boo
             streams=[run.stream(run.splits.labeled, config.teacher.train.batch_size, "teacher/labeled")],
             meta={"round": 0},
         )
-        rounds = [_row(0, "teacher", best, promoted=True, reason="the first, trained on the labels", p_value=None)]
-        progress.say(_line(rounds[0]))
+        rounds = [_row(0, "teacher", best, FIRST)]
+        _record(run, images, rounds[0], best)
         refused = 0
         for number, learner in enumerate(students, 1):
-            labels = _pseudo_labels(run, best, number)
-            student = _fit_student(run, learner, number, labels)
-            verdict = compare(
+            labels = _pseudo_labels(run, best, number, images)
+            student = _fit_student(run, learner, number, labels, images, best)
+            verdict = promotion.compare(
                 best.correct,
                 student.correct,
                 teacher_loss=best.figures["validation_loss"],
                 student_loss=student.figures["validation_loss"],
+                **config.promotion,
             )
-            row = _row(number, f"student {number}", student, **dataclasses.asdict(verdict))
-            rounds.append(row | {"taught_by": best.phase, **labels.summary(run.dataset.train.labels)})
-            progress.say(_line(rounds[-1]))
+            row = _row(number, f"student {number}", student, verdict)
+            rounds.append(row | {"taught_by": best.phase, **labels.summary(images.truth)})
+            _record(run, images, rounds[-1], student, labels)
             refused = 0 if verdict.promoted else refused + 1
             best = student if verdict.promoted else best
             if config.patience and refused == config.patience:
                 progress.say(f"stopped: {refused} students in a row were no better (patience)")
                 break
-        _write_gallery(run, labels)
+        _write_gallery(run, labels, images)
         return finish(run, best, rounds=rounds)
 
 
@@ -92,44 +123,67 @@ def _students(run: Run) -> list[Learner]:
     scales = [section.scale[min(number, len(section.scale) - 1)] for number in range(config.rounds)]
     for scale in scales:
         if scale not in made:
-            made[scale] = make_learner(
+            made[scale] = unlabeled.make_student(
                 run,
                 "student" if scale == 1 else f"student, {scale:g} times as wide",
                 section,
                 scale=scale,
-                make_step=functools.partial(
-                    steps.make_self_train_step, hard=config.pseudo_label.kind == "hard", **config.loss
-                ),
-                streams={
-                    "student.train.batch_size": section.train.batch_size,
-                    "student.train.batch_size * unlabeled_ratio": _unlabeled_size(section),
-                },
+                hard=config.pseudo_label.kind == "hard",
+                name="student.",
             )
     return [made[scale] for scale in scales]
 
 
-def _pseudo_labels(run: Run, teacher: Trained, number: int) -> pseudo_label.PseudoLabels:
+def _pseudo_labels(run: Run, teacher: Trained, number: int, images: Pool) -> pseudo_label.PseudoLabels:
     """The teacher's logits on the unlabelled images, computed once for the round and kept with the run."""
-    path = run.workdir / "pseudo_labels" / f"round_{number}.npz"
+    path, options = _labels_path(run, number), run.config.pseudo_label
     run.preemption.check()
-    index = run.splits.unlabeled
+    index = images.unlabeled
     if path.exists():
         labels = pseudo_label.load(path)
         if labels.teacher == teacher.digest:
             return labels
     with run.clock.measure("pseudo_label"):
-        _, logits = teacher.learner.predict(teacher.variables, run.labeled_store(), index)
         labels = pseudo_label.make(
             index,
-            logits,
+            _label_noised(run, teacher, number, images) if options.noised else _label(run, teacher, images),
             teacher=teacher.digest,
-            threshold=run.config.pseudo_label.threshold,
-            prior=_class_frequencies(run) if run.config.pseudo_label.align else None,
+            threshold=options.threshold,
+            flexible=options.flexible,
+            prior=_class_frequencies(run) if options.align else None,
+            drop_below=options.drop_below,
+            per_class=options.per_class,
+            most_copies=options.most_copies,
+            seed=(run.config.seed, number),
         )
+        said = pseudo_diagnostics.diagnose(labels, images.truth, run.dataset.class_names)
+        pseudo_diagnostics.save(said, path.with_suffix(".json"))
         pseudo_label.save(labels, path)
     for line in labels.warnings():
         progress.say(f"[yellow]round {number}: {line}[/yellow]")
     return labels
+
+
+def _label(run: Run, teacher: Trained, images: Pool) -> np.ndarray:
+    """The teacher's logits [U, K] on the clean unlabelled images."""
+    store = run.store(images.examples, weight=np.zeros(len(images.truth), np.float32))
+    return teacher.learner.predict(teacher.variables, store, images.unlabeled)[1]
+
+
+def _label_noised(run: Run, teacher: Trained, number: int, images: Pool) -> np.ndarray:
+    """The same with the student's noise on the images, and the network's own, such as dropout, on."""
+    apply, view = teacher.learner.make_apply(), make_view(**run.config.student.augment)
+
+    def say(variables: Any, batch: Mapping[str, jax.Array], root: jax.Array, step: jax.Array) -> jax.Array:
+        noise = rng.at_step(rng.stream(root, "dropout"), step)
+        return apply(variables, look(view, batch, view_keys(root, step)), train=True, key=noise)[0]
+
+    program = run.parallelize(say, args=("whole", "batch", "whole", "whole"), out="batch")
+    root = rng.stream(run.rng, f"round_{number}/noised_teacher")
+    variables = parallel.replicate(teacher.variables, run.mesh)
+    batches = run.eval_batches(run.store(images.examples), images.unlabeled)
+    logits = [np.asarray(program(variables, batch, root, np.int32(i))) for i, batch in enumerate(batches)]
+    return np.concatenate(logits)[: len(images.unlabeled)]
 
 
 def _class_frequencies(run: Run) -> np.ndarray:
@@ -138,41 +192,81 @@ def _class_frequencies(run: Run) -> np.ndarray:
     return counts / counts.sum()
 
 
-def _fit_student(run: Run, learner: Learner, number: int, labels: pseudo_label.PseudoLabels) -> Trained:
+def _fit_student(
+    run: Run, learner: Learner, number: int, labels: pseudo_label.PseudoLabels, images: Pool, teacher: Trained
+) -> Trained:
     section, phase = run.config.student, f"round_{number}"
-    count = len(run.dataset.train)
-    store = run.labeled_store(
-        labeled=_scatter(run.splits.labeled, np.ones(len(run.splits.labeled), np.int8), count),
-        teacher_logits=_scatter(labels.index, labels.logits, count),
-        teacher_weight=_scatter(labels.index, labels.weight, count),
+    sharpened = pseudo_label.sharpen(labels.logits, run.config.pseudo_label.temperature)
+    given = unlabeled.lessons(
+        run,
+        section,
+        phase,
+        images,
+        drawn=labels.index[labels.drawn],
+        teacher_logits=images.scatter(labels.index, sharpened),
+        teacher_weight=images.scatter(labels.index, labels.weight),
     )
     return learner.fit(
         phase,
-        variables=learner.init(phase),
-        store=store,
-        streams=[
-            run.stream(run.splits.labeled, section.train.batch_size, f"{phase}/labeled"),
-            run.stream(run.splits.unlabeled, _unlabeled_size(section), f"{phase}/unlabeled"),
-        ],
+        variables=teacher.variables if section.start == "teacher" else learner.init(phase),
         meta={"round": number, "teacher": labels.teacher},
+        **given,
     )
 
 
-def _write_gallery(run: Run, labels: pseudo_label.PseudoLabels, count: int = 16) -> None:
+def _record(
+    run: Run, images: Pool, row: dict[str, Any], trained: Trained, labels: pseudo_label.PseudoLabels | None = None
+) -> None:
+    """Says how the round ended, and enters it in the ledger."""
+    progress.say(_line(row))
+    config = run.config
+    section = config.student if labels else config.teacher
+    noise = {"augment": dict(section.augment)} | {
+        key: section.model[key] for key in ("dropout", "stochastic_depth") if section.model.get(key)
+    }
+    data = {"fingerprint": images.fingerprint, "labeled": len(images.labeled)}
+    if labels:
+        noise |= {"mixup": section.mixup} if section.mixup else {}
+        kept = hashlib.sha256(_labels_path(run, row["round"]).read_bytes()).hexdigest()
+        data |= {"unlabeled": len(labels.index), "drawn": len(labels.drawn), "pseudo_labels": kept}
+    entry = {
+        "generation": row["round"],
+        "phase": trained.phase,
+        "role": row["role"],
+        "taught_by": row.get("taught_by"),
+        "teacher_digest": labels.teacher if labels else None,
+        "digest": trained.digest,
+        "model": trained.learner.options,
+        "parameters": trained.learner.parameters,
+        "start": section.start if labels else "fresh",
+        "data": data,
+        "noise": noise,
+        "figures": trained.figures,
+        **{key: row[key] for key in ("promoted", "reason", "p_value")},
+    }
+    if jax.process_index() == 0:
+        ledger.add(run.workdir / "ledger.json", entry)
+
+
+def _labels_path(run: Run, number: int) -> Any:
+    return run.workdir / "pseudo_labels" / f"round_{number}.npz"
+
+
+def _write_gallery(run: Run, labels: pseudo_label.PseudoLabels, images: Pool, count: int = 16) -> None:
     """The pseudo-labels of the last round that the teacher was most and least sure of, for the report."""
     order = np.argsort(-labels.confidence, kind="stable")
     arrays = {}
     for name, picked in (("most_sure", order[:count]), ("least_sure", order[::-1][:count])):
         index = labels.index[picked]
         arrays |= {
-            f"{name}_images": np.asarray(run.dataset.train.images[index]),
+            f"{name}_images": np.asarray(images.examples.images[index]),
             f"{name}_label": np.argmax(labels.logits[picked], -1),
             f"{name}_confidence": labels.confidence[picked],
-            f"{name}_truth": run.dataset.train.labels[index],
+            f"{name}_truth": images.truth[index],
         }
-    images = to_float(np.asarray(run.dataset.train.images[run.splits.unlabeled[:count]]))
+    shown = to_float(np.asarray(images.examples.images[images.unlabeled[:count]]))
     noise = make_augment(**run.config.student.augment)
-    arrays["student_view_images"] = noise(run.rng, images, np.arange(len(images), dtype=np.int32))
+    arrays["student_view_images"] = noise(run.rng, shown, np.arange(len(shown), dtype=np.int32))
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **{name: np.asarray(array) for name, array in arrays.items()})
     write_bytes(run.workdir / "gallery.npz", buffer.getvalue())
@@ -180,36 +274,35 @@ def _write_gallery(run: Run, labels: pseudo_label.PseudoLabels, count: int = 16)
 
 def _check(config: ConfigDict) -> None:
     """What no other room would notice, or only after the teacher was trained."""
+    section, labels = config.student, config.pseudo_label.to_dict()
     if config.rounds < 1:
         raise UserError(f"rounds is {config.rounds}: it must be >= 1 (use the recipe supervised for a teacher alone)")
     if config.patience < 0:
         raise UserError(f"patience is {config.patience}: it must be >= 0 (0 = run every round)")
-    if not config.data.labels_per_class:
-        raise UserError("data.labels_per_class is 0, so nothing is unlabelled: set how many labels a class has")
-    if not config.student.scale or min(config.student.scale) <= 0:
+    promotion.check_options(**config.promotion)
+    if not section.scale or min(section.scale) <= 0:
+        raise UserError(f"student.scale is {section.scale}: it needs a number > 0 for each round, or one for all")
+    check_choice("student.start", section.start, ("fresh", "teacher"))
+    if section.start == "teacher" and (set(section.scale) != {1.0} or section.model != config.teacher.model):
         raise UserError(
-            f"student.scale is {config.student.scale}: it needs a number > 0 for each round, or one for all"
+            "student.start is 'teacher', and the student is another network: set student.model to the teacher's and "
+            "student.scale to (1.0,), or start it fresh"
         )
-    if config.student.unlabeled_ratio <= 0:
-        raise UserError(f"student.unlabeled_ratio is {config.student.unlabeled_ratio}: it must be > 0")
-    kinds = ("soft", "hard")
-    if config.pseudo_label.kind not in kinds:
-        raise UserError(f"pseudo_label.kind is {config.pseudo_label.kind!r}: use {' or '.join(kinds)}")
-    pseudo_label.check_threshold(config.pseudo_label.threshold)
+    unlabeled.check(config, section, name="student.")
+    kind = check_choice("pseudo_label.kind", labels["kind"], ("soft", "hard"))
+    pseudo_label.check_options(**{key: v for key, v in labels.items() if key not in ("kind", "align", "noised")})
+    loss = config.loss
+    taught = {name: loss[name] or name in loss.schedules for name in ("alpha", "beta")}
+    if not any(taught.values()):
+        raise UserError("loss.alpha and loss.beta are both 0, so no teacher is listened to: set one of them above 0")
+    if kind == "hard" and taught["alpha"]:
+        raise UserError(
+            f"pseudo_label.kind is 'hard', but loss.alpha is {loss.alpha}, the weight of the soft distribution: set it "
+            "to 0 and loss.beta above"
+        )
 
 
-def _unlabeled_size(section: ConfigDict) -> int:
-    return round(section.train.batch_size * section.unlabeled_ratio)
-
-
-def _scatter(index: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
-    """`values` at rows `index` of `count` rows of zeros."""
-    rows = np.zeros((count, *values.shape[1:]), values.dtype)
-    rows[index] = values
-    return rows
-
-
-def _row(number: int, role: str, trained: Trained, *, promoted: bool, reason: str, p_value: float | None) -> dict:
+def _row(number: int, role: str, trained: Trained, verdict: Verdict) -> dict[str, Any]:
     """One row of the table of rounds."""
     return {
         "round": number,
@@ -218,9 +311,7 @@ def _row(number: int, role: str, trained: Trained, *, promoted: bool, reason: st
         "parameters": trained.learner.parameters,
         "step": trained.step,
         **trained.figures,
-        "promoted": promoted,
-        "reason": reason,
-        "p_value": p_value,
+        **dataclasses.asdict(verdict),
         "phase": trained.phase,
         "digest": trained.digest,
     }

@@ -5,6 +5,7 @@ import hashlib
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from tlx import bias_correction, progress
 from tlx.data import source
@@ -116,21 +117,31 @@ def _other_data(run: Run) -> TransferSet:
         raise UserError(
             f"loss.beta is {config.loss.beta}, but the images of transfer.data have no labels of this task: set it to 0"
         )
-    height, width, channels = run.dataset.image_shape
-    folder = options.data.name == "folder"
-    if folder and height != width:
-        raise UserError(f"transfer.data: a folder's images are made square, and the task's are {height}x{width}")
-    dataset = source.load(**options.data, **({"image_size": height, "channels": channels} if folder else {}))
-    if dataset.image_shape != run.dataset.image_shape:
-        raise UserError(
-            f"transfer.data: the images of {dataset.name} are {list(dataset.image_shape)}, and the task's "
-            f"{list(run.dataset.image_shape)}: they must have one shape"
-        )
-    count = len(dataset.train)
+    images, fingerprint = other_images(run, options.data, what="transfer.data")
     return TransferSet(
-        examples=source.Examples(dataset.train.images, np.zeros(count, np.int32)),
-        weight=np.zeros(count, np.float32),
+        examples=images,
+        weight=np.zeros(len(images), np.float32),
         places=None,
         omitted=(),
-        identity=[source.fingerprint(dataset), "all"],
+        identity=[fingerprint, "all"],
     )
+
+
+def other_images(run: Run, options: ConfigDict, *, what: str) -> tuple[source.Examples, str]:
+    """The training images of another dataset, their labels put to 0, and its fingerprint.
+
+    Raises:
+      UserError: images of another shape than the task's; `what` names the config's section.
+    """
+    height, width, channels = run.dataset.image_shape
+    folder = options.name == "folder"
+    if folder and height != width:
+        raise UserError(f"{what}: a folder's images are made square, and the task's are {height}x{width}")
+    dataset = source.load(**options, **({"image_size": height, "channels": channels} if folder else {}))
+    if dataset.image_shape != run.dataset.image_shape:
+        raise UserError(
+            f"{what}: the images of {dataset.name} are {list(dataset.image_shape)}, and the task's "
+            f"{list(run.dataset.image_shape)}: they must have one shape"
+        )
+    train = dataset.train
+    return source.Examples(train.images, np.zeros(len(train), np.int32)), source.fingerprint(dataset)

@@ -9,7 +9,8 @@ import optax
 
 from tlx import losses
 from tlx.errors import UserError, did_you_mean
-from tlx.steps.forward import View, forward, hits
+from tlx.state import TrainState
+from tlx.steps.forward import View, forward, hits, scheduled
 from tlx.update import Batch, Metrics, Schedulable, make_update, value_at
 
 PyTree = Any
@@ -66,9 +67,8 @@ def make_distill_step(
     """
     if kind not in KINDS:
         raise UserError(f"loss.kind is {kind!r}{did_you_mean(kind, KINDS)}: use {', '.join(KINDS)}")
-    fixed = {n: v for n, v in {"alpha": alpha, "beta": beta, "features": features}.items() if not callable(v)}
     losses.check_temperature(temperature)
-    losses.check_weights(not_all_zero=tuple(fixed) if len(fixed) == 3 else (), **fixed)
+    losses.check_weights(not_all_zero=("alpha", "beta", "features"), alpha=alpha, beta=beta, features=features)
     losses.check_weights(not_all_zero=("target", "non_target"), target=dkd[0], non_target=dkd[1])
     losses.check_smoothing(label_smoothing)
     soft = callable(alpha) or alpha > 0  # a teacher of features alone may have other classes
@@ -83,21 +83,19 @@ def make_distill_step(
         target = jnp.where(batch["weight"] > 0, batch["label"], jnp.argmax(taught, -1))
         return losses.decoupled_kd(logits, taught, target, t, target=dkd[0], non_target=dkd[1])
 
-    def objective(variables: PyTree, step: jax.Array, batch: Batch, keys: dict) -> tuple[dict, PyTree, Metrics]:
+    def objective(variables: PyTree, state: TrainState, batch: Batch, keys: dict) -> tuple[dict, PyTree, Metrics]:
         out, batch_stats = forward(apply, view, variables, batch, keys)
         logits, found = out if features else (out, None)  # [B, K], [B, D]
         values = {"cross_entropy": losses.cross_entropy(logits, batch["label"], label_smoothing)}
         metrics = {"accuracy": hits(logits, batch["label"], batch["weight"])}
-        for name, value in {"temperature": temperature, "alpha": alpha, "beta": beta}.items():
-            if callable(value):
-                metrics[name] = (jnp.float32(value(step)), jnp.float32(1))
+        metrics |= scheduled(state.step, temperature=temperature, alpha=alpha, beta=beta)
         if mixup:
             other = losses.cross_entropy(logits, batch["partner_label"], label_smoothing)
             values["cross_entropy"] = batch["share"] * values["cross_entropy"] + (1 - batch["share"]) * other
         if features:
             values["features"] = losses.feature_distance(found, batch["teacher_features"])
         if soft:
-            t = value_at(temperature, step)
+            t = value_at(temperature, state.step)
             taught = teach(batch, t)  # [B, K]
             values["distill"] = soft_loss(logits, taught, batch, t)
             same = jnp.argmax(logits, -1) == jnp.argmax(taught, -1)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from tlx import losses
 from tlx.data.view import look
-from tlx.update import Batch
+from tlx.update import Batch, Metrics, Schedulable
 
 PyTree = Any
 # view(images, slots, key) -> float [B, H, W, C], what a network sees; key None means clean.
@@ -23,3 +23,8 @@ def forward(apply: Callable, view: View, variables: PyTree, batch: Batch, keys: 
 def hits(logits: jax.Array, labels: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The pair (weight of the right answers, weight of all)."""
     return losses.weighted_sum(jnp.argmax(logits, -1) == labels, weights)
+
+
+def scheduled(step: jax.Array, **values: Schedulable) -> Metrics:
+    """Those of a loss's numbers that change over the run, as metrics."""
+    return {name: (jnp.float32(value(step)), jnp.float32(1)) for name, value in values.items() if callable(value)}

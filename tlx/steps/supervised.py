@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import optax
 
 from tlx import losses
+from tlx.state import TrainState
 from tlx.steps.forward import View, forward, hits
 from tlx.update import Batch, Metrics, make_update
 
@@ -42,7 +42,7 @@ def make_supervised_step(
 
     losses.check_smoothing(label_smoothing)
 
-    def objective(variables: PyTree, step: jax.Array, batch: Batch, keys: dict) -> tuple[dict, PyTree, Metrics]:
+    def objective(variables: PyTree, state: TrainState, batch: Batch, keys: dict) -> tuple[dict, PyTree, Metrics]:
         logits, batch_stats = forward(apply, view, variables, batch, keys)
         values = {"cross_entropy": losses.cross_entropy(logits, batch["label"], label_smoothing)}  # [B]
         return values, batch_stats, {"accuracy": hits(logits, batch["label"], batch["weight"])}

@@ -1,0 +1,47 @@
+"""Learn from labelled and unlabelled images at once, without a teacher: the network's own predictions are its targets.
+
+Pseudo-label (Lee 2013), the Pi-model, Mean Teacher, UDA and FixMatch are settings of `consistency`, `loss` and the
+views; configs/digits_fixmatch.py is one, and experiments/ssl_bench has all of them.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from tlx import config as config_lib
+from tlx.recipes import unlabeled
+from tlx.recipes.learner import Learner
+from tlx.recipes.run import Run, finish, finished, open_run
+
+
+def default_config() -> ConfigDict:
+    config = unlabeled.base("semi_supervised")
+    config.update(unlabeled.learner())
+    config.loss = {
+        "consistency": 1.0,  # weight of the unlabelled images
+        "labeled": 1.0,  # weight of the labels' cross-entropy
+        "schedules": {},  # changes of these over the run: name -> options of `tlx.loss_schedule`
+    }
+    return config
+
+
+def run(config: Mapping[str, Any], workdir: str | os.PathLike, *, overwrite: bool = False) -> dict[str, Any]:
+    """Runs the recipe, or goes on with it, and returns its result (what `result.json` holds)."""
+    config = config_lib.resolve(config, default_config())
+    with open_run(config, workdir, overwrite=overwrite) as run:
+        if run.result:
+            return finished(run)
+        learner, given = build(run)
+        return finish(run, learner.fit("train", **given))
+
+
+def build(run: Run) -> tuple[Learner, dict[str, Any]]:
+    """The learner of the phase "train", and what its `fit` is given."""
+    config = run.config
+    unlabeled.check(config, config)
+    images = unlabeled.pool(run)
+    learner = unlabeled.make_student(run, "network", config)
+    given = unlabeled.lessons(run, config, "train", images, drawn=images.unlabeled)
+    return learner, {"variables": learner.init("train"), **given}
