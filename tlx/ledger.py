@@ -25,14 +25,26 @@ from tlx.workdir import as_read, canonical, first_difference, read_json, write_j
 Entry = dict[str, Any]
 
 
-def read(path: pathlib.Path) -> list[Entry]:
+def read(path: pathlib.Path, *, before: int | None = None) -> list[Entry]:
     """The entries, each with its "seal"; none where there is no file.
+
+    Args:
+      path: of the ledger.
+      before: a generation: only the earlier ones are looked at, whatever was done to the rest.
 
     Raises:
       UserError: not JSON, no ledger, or an entry that was changed, removed or moved since it was written.
     """
-    entries = _load(path)
-    _verify(path, entries)
+    entries = _load(path)[:before]
+    seal = ""
+    for number, entry in enumerate(entries):
+        said = {name: value for name, value in entry.items() if name != "seal"}
+        seal = _seal(seal, said)
+        if entry.get("seal") != seal or entry.get("generation") != number:
+            raise UserError(
+                f"{path}: entry {number} ({entry.get('role', 'nameless')}) does not fit its seal: it, or the order of "
+                f"the entries, was changed by hand: {_remedy(number)}"
+            )
     return entries
 
 
@@ -62,10 +74,8 @@ def forget(path: pathlib.Path, generation: int) -> None:
     Raises:
       UserError: an earlier entry was changed, removed or moved since it was written.
     """
-    entries = _load(path)
-    kept = entries[:generation]
-    _verify(path, kept)
-    if len(kept) < len(entries):
+    kept = read(path, before=generation)
+    if len(kept) < len(_load(path)):
         write_json(path, kept)
 
 
@@ -74,18 +84,6 @@ def _load(path: pathlib.Path) -> list[Entry]:
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise UserError(f"{path} is no list of entries: {_remedy(0)}")
     return entries
-
-
-def _verify(path: pathlib.Path, entries: list[Entry]) -> None:
-    seal = ""
-    for number, entry in enumerate(entries):
-        said = {name: value for name, value in entry.items() if name != "seal"}
-        seal = _seal(seal, said)
-        if entry.get("seal") != seal or entry.get("generation") != number:
-            raise UserError(
-                f"{path}: entry {number} ({entry.get('role', 'nameless')}) does not fit its seal: it, or the order of "
-                f"the entries, was changed by hand: {_remedy(number)}"
-            )
 
 
 def _remedy(number: int) -> str:
