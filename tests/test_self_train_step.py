@@ -132,7 +132,7 @@ def test_mixup_by_hand(tiny, batch):
 
 
 def test_one_forward_pass(tiny, batch):
-    """Labelled and unlabelled images go through the network together; a target costs one more pass, unless it is off."""
+    """Labelled and unlabelled images go through the network together; a target costs one more pass."""
     model, variables = tiny()
     state = TrainState.create(variables=variables, tx=optax.sgd(0.1))
 

@@ -10,6 +10,12 @@ from absl import flags
 from tlx import command
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder: its record, and where it goes on after a stop.")
+FROM_ROUND = flags.DEFINE_integer(
+    "from_round",
+    0,
+    "Begin the self-training run that the workdir holds anew from this round, with this config; 0 = off. The round and "
+    "all later ones are forgotten: work in a copy of the folder (cp -r).",
+)
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Delete the run that the workdir holds, and begin anew.")
 USAGE = "python -m tlx.main --config=configs/x.py --workdir=runs/x"
 
@@ -22,12 +28,16 @@ def main(argv: list[str]) -> int:
 def _run(argv: list[str]) -> int:
     # Imported here: a mistyped flag is answered at once, without waiting for jax.
     from tlx import progress, recipes
+    from tlx.errors import UserError
     from tlx.preemption import Preempted
 
     config = command.CONFIG.value
     recipe = recipes.load(config.get("recipe", ""))
+    options = {"from_round": FROM_ROUND.value} if FROM_ROUND.value else {}
+    if options and config.recipe != "self_train":
+        raise UserError(f"--from_round={FROM_ROUND.value}: the recipe {config.recipe} has no rounds; leave it out")
     try:
-        recipe.run(config, WORKDIR.value, overwrite=OVERWRITE.value)
+        recipe.run(config, WORKDIR.value, overwrite=OVERWRITE.value, **options)
     except Preempted as e:
         progress.say(f"stopped by {e}; all is saved, go on with: {' '.join(['python -m tlx.main', *argv[1:]])}")
         return e.exit_code

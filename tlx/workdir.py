@@ -6,6 +6,7 @@ splits.json    labelled, unlabelled, ...     metrics.jsonl, tensorboard/   curve
 result.json    the final figures; a run that has it is finished            report.html, gallery.npz, plots/
 features/      activations of what is frozen, if they are kept; teacher/ what a teacher said, if that is
 export/        the network as one file, if it was exported
+ledger.json    who taught whom, in self-training; reentry.json   where its rounds were begun anew, if they were
 """
 
 import contextlib
@@ -30,17 +31,20 @@ class InUse(UserError):
 # All that a run makes. `--overwrite` removes these and nothing else, whatever folder it was pointed at.
 OWN = (
     *("config.json", "task.json", "splits.json", "result.json", "metrics.jsonl", "report.html", "gallery.npz"),
-    "strategy.json",
-    *("checkpoints", "phases", "pseudo_labels", "tensorboard", "plots", "features", "export"),
+    *("strategy.json", "ledger.json", "reentry.json"),
+    *("checkpoints", "phases", "pseudo_labels", "tensorboard", "plots", "features", "teacher", "export"),
 )
 
 
 @contextlib.contextmanager
-def open_workdir(path: str | os.PathLike, config: dict[str, Any], *, overwrite: bool = False) -> Iterator[pathlib.Path]:
+def open_workdir(
+    path: str | os.PathLike, config: dict[str, Any], *, overwrite: bool = False, from_round: int = 0
+) -> Iterator[pathlib.Path]:
     """Takes hold of a folder for one run of `config` and yields its path; nothing of a run is written or deleted yet.
 
     The folder may be new, or hold an unfinished run of the same config, to be gone on with, or a finished one (see
-    `is_finished`); with `overwrite`, any run. A lock keeps a second process out until the first ends, however it ends.
+    `is_finished`); with `overwrite`, any run; with `from_round`, one that `tlx.reentry.check` lets pass. A lock keeps a
+    second process out until the first ends, however it ends.
 
     Raises:
       UserError: the path is a file, not writable, in use (InUse), or holds a run of another config.
@@ -60,7 +64,7 @@ def open_workdir(path: str | os.PathLike, config: dict[str, Any], *, overwrite: 
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise InUse(f"workdir {workdir} is in use by another process: wait for it or stop it") from None
-            _check(workdir, config, overwrite)
+            _check(workdir, config, any_config=overwrite or from_round > 0)
         yield workdir
 
 
@@ -108,6 +112,18 @@ def writing(path: pathlib.Path) -> Iterator[BinaryIO]:
         raise
 
 
+def remove(path: pathlib.Path) -> None:
+    """Deletes a file, a link, or a folder with all in it, if there is one; a kill leaves the folder whole or absent."""
+    doomed = path.with_name(f".{path.name}.removed")
+    if doomed.exists():  # of a process that was killed
+        shutil.rmtree(doomed)
+    if path.is_dir() and not path.is_symlink():
+        path.rename(doomed)
+        shutil.rmtree(doomed)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def read_json(path: pathlib.Path) -> Any:
     """Reads a record, or raises UserError that names the file and the fix."""
     try:
@@ -118,20 +134,29 @@ def read_json(path: pathlib.Path) -> Any:
         raise UserError(f"{path} is not valid JSON ({e}): restore it, or run again with --overwrite") from None
 
 
-def _check(workdir: pathlib.Path, config: dict[str, Any], overwrite: bool) -> None:
+def _check(workdir: pathlib.Path, config: dict[str, Any], any_config: bool) -> None:
     if not (workdir / "config.json").exists():
         strangers = [p.name for p in workdir.iterdir() if p.name in OWN]
         if strangers:
             raise UserError(f"workdir {workdir} holds {strangers[0]} but no config.json: choose another --workdir")
         return
-    config = json.loads(json.dumps(config, default=_plain))
-    difference = None if overwrite else first_difference(read_json(workdir / "config.json"), config)
+    difference = None if any_config else first_difference(read_json(workdir / "config.json"), as_read(config))
     if difference:
         key, old, new = difference
         raise UserError(
             f"workdir {workdir} holds a run with {key} = {old!r}, this config has {new!r}: "
             "choose another --workdir, or --overwrite to delete that run"
         )
+
+
+def canonical(value: Any) -> str:
+    """JSON that is the same text for equal values; numpy, jax and paths as `write_json` has them."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
+
+
+def as_read(value: Any) -> Any:
+    """A value as it comes back from `write_json` and `read_json`: tuples are lists."""
+    return json.loads(canonical(value))
 
 
 def first_difference(old: Any, new: Any, key: str = "config") -> tuple[str, Any, Any] | None:
@@ -148,11 +173,7 @@ def first_difference(old: Any, new: Any, key: str = "config") -> tuple[str, Any,
 def _remove_run(workdir: pathlib.Path) -> None:
     # config.json goes last: until then the folder is still known as a run, and a second --overwrite ends the work.
     for name in sorted(OWN, key=lambda name: name == "config.json"):
-        target = workdir / name
-        if target.is_dir() and not target.is_symlink():
-            shutil.rmtree(target)
-        else:
-            target.unlink(missing_ok=True)
+        remove(workdir / name)
 
 
 def _plain(value: Any) -> Any:

@@ -13,7 +13,7 @@ import pathlib
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 import tlx
 from tlx import config as config_lib
-from tlx import loop, metrics, models, parallel, progress, report
+from tlx import loop, metrics, models, parallel, progress, reentry, report
 from tlx.class_scores import macro_scores
 from tlx.data import reader, source, splits
 from tlx.errors import UserError
@@ -49,6 +49,8 @@ class Run:
       ramp: of a range test, see `tlx.lr_find`.
       workdir: the run's folder; without one (`prepare`) nothing can be fitted, since nothing can be written.
       overwrite: whether the run that it holds is deleted when this one starts.
+      from_round: the round that the run it holds is begun anew from when this one starts; 0 = it just goes on.
+      kept: the configs of rounds that another one made, see `tlx.reentry.kept`.
       writer, preemption, clock: see their modules; the clock adds up over phases.
       result: of a run that has finished already, else None.
     """
@@ -62,6 +64,8 @@ class Run:
     ramp: optax.Schedule | None = None
     workdir: pathlib.Path | None = None
     overwrite: bool = False
+    from_round: int = 0
+    kept: Sequence[Mapping[str, Any]] = ()
     writer: metrics.MetricWriter | None = None
     preemption: Preemption | None = None
     clock: loop.Clock = dataclasses.field(default_factory=loop.Clock)
@@ -79,9 +83,17 @@ class Run:
                     f"workdir {self.workdir} holds a run on other data: the images or labels have changed since; "
                     "choose another --workdir, or --overwrite to delete that run"
                 )
-            begin(self.workdir, config_lib.to_dict(self.config), overwrite=self.overwrite)
+            settings = config_lib.to_dict(self.config)
+            if self.from_round:
+                reentry.enter(self.workdir, settings, self.from_round)
+            begin(self.workdir, settings, overwrite=self.overwrite)
             splits.save(self.splits, self.workdir / "splits.json")
             write_json(self.workdir / "task.json", _task(self))
+
+    def config_of(self, number: int) -> ConfigDict:
+        """What made, or makes, round `number`: the run's config, or an earlier one if it was begun anew after it."""
+        made = reentry.config_of(self.kept, number)
+        return config_lib.resolve(made, self.config) if made else self.config
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -169,20 +181,28 @@ def prepare(config: ConfigDict, *, ramp: optax.Schedule | None = None) -> Run:
 
 
 @contextlib.contextmanager
-def open_run(config: ConfigDict, workdir: str | os.PathLike, *, overwrite: bool = False) -> Iterator[Run]:
+def open_run(
+    config: ConfigDict, workdir: str | os.PathLike, *, overwrite: bool = False, from_round: int = 0
+) -> Iterator[Run]:
     """Opens the folder, the data and the devices; a run that has finished already comes with its `result`."""
-    started = time.perf_counter()
-    with open_workdir(workdir, config_lib.to_dict(config), overwrite=overwrite) as folder:
+    started, settings = time.perf_counter(), config_lib.to_dict(config)
+    if from_round:
+        if overwrite:
+            raise UserError("--overwrite deletes the run whose rounds --from_round keeps: leave one of them out")
+        reentry.check(pathlib.Path(workdir).expanduser(), settings, from_round)  # before there is a folder
+    with open_workdir(workdir, settings, overwrite=overwrite, from_round=from_round) as folder:
         run = prepare(config)
-        done = is_finished(folder) and not overwrite
+        goes_on = not overwrite and (not from_round or reentry.done(folder, settings, from_round))
         with Preemption() as preemption:
             run = dataclasses.replace(
                 run,
                 workdir=folder,
                 overwrite=overwrite,
+                from_round=from_round,
+                kept=() if overwrite else reentry.kept(folder, settings, from_round),
                 writer=metrics.MetricWriter(folder),
                 preemption=preemption,
-                result=read_json(folder / "result.json") if done else None,
+                result=read_json(folder / "result.json") if goes_on and is_finished(folder) else None,
             )
             run.clock.add("setup", started)
             try:

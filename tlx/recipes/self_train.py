@@ -7,29 +7,24 @@ repeat `rounds` times:
     teacher <- student, if it is better on validation
 """
 
-import dataclasses
-import hashlib
-import io
 import os
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from tlx import config as config_lib
-from tlx import ledger, parallel, progress, promotion, pseudo_diagnostics, pseudo_label, rng, steps
-from tlx.data.augment import make_augment, to_float
-from tlx.data.view import look, make_view, view_keys
+from tlx import progress, promotion, pseudo_label, steps
 from tlx.errors import UserError
 from tlx.models.options import check_choice
 from tlx.promotion import Verdict
+from tlx.pseudo_label import PseudoLabels
 from tlx.recipes import unlabeled
+from tlx.recipes.generations import record
+from tlx.recipes.labels import pseudo_labels, write_gallery
 from tlx.recipes.learner import Learner, Trained, make_learner
 from tlx.recipes.run import Run, finish, finished, open_run
 from tlx.recipes.unlabeled import Pool
-from tlx.workdir import write_bytes
 
 FIRST = Verdict(promoted=True, reason="the first, trained on the labels", p_value=None)
 
@@ -91,11 +86,10 @@ def run(
             streams=[run.stream(run.splits.labeled, config.teacher.train.batch_size, "teacher/labeled")],
             meta={"round": 0},
         )
-        rounds = [_row(0, "teacher", best, FIRST)]
-        _record(run, images, rounds[0], best)
+        rounds = [record(run, 0, best, FIRST, images=images)]
         refused = 0
         for number, learner in enumerate(students, 1):
-            labels = _pseudo_labels(run, best, number, images)
+            labels = pseudo_labels(run, best, number, images)
             student = _fit_student(run, learner, number, labels, images, best)
             verdict = promotion.compare(
                 best.correct,
@@ -104,15 +98,13 @@ def run(
                 student_loss=student.figures["validation_loss"],
                 **config.promotion,
             )
-            row = _row(number, f"student {number}", student, verdict)
-            rounds.append(row | {"taught_by": best.phase, **labels.summary(images.truth)})
-            _record(run, images, rounds[-1], student, labels)
+            rounds.append(record(run, number, student, verdict, images=images, labels=labels, teacher=best))
             refused = 0 if verdict.promoted else refused + 1
             best = student if verdict.promoted else best
             if config.patience and refused == config.patience:
                 progress.say(f"stopped: {refused} students in a row were no better (patience)")
                 break
-        _write_gallery(run, labels, images)
+        write_gallery(run, labels, images)
         return finish(run, best, rounds=rounds)
 
 
@@ -134,66 +126,8 @@ def _students(run: Run) -> list[Learner]:
     return [made[scale] for scale in scales]
 
 
-def _pseudo_labels(run: Run, teacher: Trained, number: int, images: Pool) -> pseudo_label.PseudoLabels:
-    """The teacher's logits on the unlabelled images, computed once for the round and kept with the run."""
-    path, options = _labels_path(run, number), run.config.pseudo_label
-    run.preemption.check()
-    index = images.unlabeled
-    if path.exists():
-        labels = pseudo_label.load(path)
-        if labels.teacher == teacher.digest:
-            return labels
-    with run.clock.measure("pseudo_label"):
-        labels = pseudo_label.make(
-            index,
-            _label_noised(run, teacher, number, images) if options.noised else _label(run, teacher, images),
-            teacher=teacher.digest,
-            threshold=options.threshold,
-            flexible=options.flexible,
-            prior=_class_frequencies(run) if options.align else None,
-            drop_below=options.drop_below,
-            per_class=options.per_class,
-            most_copies=options.most_copies,
-            seed=(run.config.seed, number),
-        )
-        said = pseudo_diagnostics.diagnose(labels, images.truth, run.dataset.class_names)
-        pseudo_diagnostics.save(said, path.with_suffix(".json"))
-        pseudo_label.save(labels, path)
-    for line in labels.warnings():
-        progress.say(f"[yellow]round {number}: {line}[/yellow]")
-    return labels
-
-
-def _label(run: Run, teacher: Trained, images: Pool) -> np.ndarray:
-    """The teacher's logits [U, K] on the clean unlabelled images."""
-    store = run.store(images.examples, weight=np.zeros(len(images.truth), np.float32))
-    return teacher.learner.predict(teacher.variables, store, images.unlabeled)[1]
-
-
-def _label_noised(run: Run, teacher: Trained, number: int, images: Pool) -> np.ndarray:
-    """The same with the student's noise on the images, and the network's own, such as dropout, on."""
-    apply, view = teacher.learner.make_apply(), make_view(**run.config.student.augment)
-
-    def say(variables: Any, batch: Mapping[str, jax.Array], root: jax.Array, step: jax.Array) -> jax.Array:
-        noise = rng.at_step(rng.stream(root, "dropout"), step)
-        return apply(variables, look(view, batch, view_keys(root, step)), train=True, key=noise)[0]
-
-    program = run.parallelize(say, args=("whole", "batch", "whole", "whole"), out="batch")
-    root = rng.stream(run.rng, f"round_{number}/noised_teacher")
-    variables = parallel.replicate(teacher.variables, run.mesh)
-    batches = run.eval_batches(run.store(images.examples), images.unlabeled)
-    logits = [np.asarray(program(variables, batch, root, np.int32(i))) for i, batch in enumerate(batches)]
-    return np.concatenate(logits)[: len(images.unlabeled)]
-
-
-def _class_frequencies(run: Run) -> np.ndarray:
-    """Of the labelled images, [K]."""
-    counts = np.bincount(run.dataset.train.labels[run.splits.labeled], minlength=run.num_classes)
-    return counts / counts.sum()
-
-
 def _fit_student(
-    run: Run, learner: Learner, number: int, labels: pseudo_label.PseudoLabels, images: Pool, teacher: Trained
+    run: Run, learner: Learner, number: int, labels: PseudoLabels, images: Pool, teacher: Trained
 ) -> Trained:
     section, phase = run.config.student, f"round_{number}"
     sharpened = pseudo_label.sharpen(labels.logits, run.config.pseudo_label.temperature)
@@ -212,64 +146,6 @@ def _fit_student(
         meta={"round": number, "teacher": labels.teacher},
         **given,
     )
-
-
-def _record(
-    run: Run, images: Pool, row: dict[str, Any], trained: Trained, labels: pseudo_label.PseudoLabels | None = None
-) -> None:
-    """Says how the round ended, and enters it in the ledger."""
-    progress.say(_line(row))
-    config = run.config
-    section = config.student if labels else config.teacher
-    noise = {"augment": dict(section.augment)} | {
-        key: section.model[key] for key in ("dropout", "stochastic_depth") if section.model.get(key)
-    }
-    data = {"fingerprint": images.fingerprint, "labeled": len(images.labeled)}
-    if labels:
-        noise |= {"mixup": section.mixup} if section.mixup else {}
-        kept = hashlib.sha256(_labels_path(run, row["round"]).read_bytes()).hexdigest()
-        data |= {"unlabeled": len(labels.index), "drawn": len(labels.drawn), "pseudo_labels": kept}
-    entry = {
-        "generation": row["round"],
-        "phase": trained.phase,
-        "role": row["role"],
-        "taught_by": row.get("taught_by"),
-        "teacher_digest": labels.teacher if labels else None,
-        "digest": trained.digest,
-        "model": trained.learner.options,
-        "parameters": trained.learner.parameters,
-        "start": section.start if labels else "fresh",
-        "data": data,
-        "noise": noise,
-        "figures": trained.figures,
-        **{key: row[key] for key in ("promoted", "reason", "p_value")},
-    }
-    if jax.process_index() == 0:
-        ledger.add(run.workdir / "ledger.json", entry)
-
-
-def _labels_path(run: Run, number: int) -> Any:
-    return run.workdir / "pseudo_labels" / f"round_{number}.npz"
-
-
-def _write_gallery(run: Run, labels: pseudo_label.PseudoLabels, images: Pool, count: int = 16) -> None:
-    """The pseudo-labels of the last round that the teacher was most and least sure of, for the report."""
-    order = np.argsort(-labels.confidence, kind="stable")
-    arrays = {}
-    for name, picked in (("most_sure", order[:count]), ("least_sure", order[::-1][:count])):
-        index = labels.index[picked]
-        arrays |= {
-            f"{name}_images": np.asarray(images.examples.images[index]),
-            f"{name}_label": np.argmax(labels.logits[picked], -1),
-            f"{name}_confidence": labels.confidence[picked],
-            f"{name}_truth": images.truth[index],
-        }
-    shown = to_float(np.asarray(images.examples.images[images.unlabeled[:count]]))
-    noise = make_augment(**run.config.student.augment)
-    arrays["student_view_images"] = noise(run.rng, shown, np.arange(len(shown), dtype=np.int32))
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{name: np.asarray(array) for name, array in arrays.items()})
-    write_bytes(run.workdir / "gallery.npz", buffer.getvalue())
 
 
 def _check(config: ConfigDict) -> None:
@@ -300,26 +176,3 @@ def _check(config: ConfigDict) -> None:
             f"pseudo_label.kind is 'hard', but loss.alpha is {loss.alpha}, the weight of the soft distribution: set it "
             "to 0 and loss.beta above"
         )
-
-
-def _row(number: int, role: str, trained: Trained, verdict: Verdict) -> dict[str, Any]:
-    """One row of the table of rounds."""
-    return {
-        "round": number,
-        "role": role,
-        "model": trained.learner.options["name"],
-        "parameters": trained.learner.parameters,
-        "step": trained.step,
-        **trained.figures,
-        **dataclasses.asdict(verdict),
-        "phase": trained.phase,
-        "digest": trained.digest,
-    }
-
-
-def _line(row: dict[str, Any]) -> str:
-    verdict = "[green]promoted[/green]" if row["promoted"] else "[yellow]refused[/yellow]"
-    return (
-        f"round {row['round']}: {row['role']}  validation {row['validation_accuracy']:.4f}  "
-        f"test {row['test_accuracy']:.4f}  {verdict}: {row['reason']}"
-    )
