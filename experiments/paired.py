@@ -94,6 +94,7 @@ def draw(
     *,
     xlabel: str,
     levels: Mapping[str, Sequence[float]],
+    log: bool = False,
 ) -> None:
     """Errors against a few named places: a dot a seed, a line through the means; and levels across.
 
@@ -102,6 +103,7 @@ def draw(
       path: of the PNG.
       xlabel: what the places are.
       levels: name -> errors, of what has no place: a dashed line at the mean.
+      log: whether equal distances are equal ratios of errors.
     """
     from matplotlib.figure import Figure
 
@@ -111,17 +113,19 @@ def draw(
     with plots.style():
         figure = Figure(figsize=(5.6, 3.2), layout="constrained")
         ax = figure.subplots()
-        colors = iter(plots.COLOR[name] for name in plots.CYCLE)
+        styles = ((line, plots.COLOR[name]) for line in ("-", ":") for name in plots.CYCLE)
         for name, values in series.items():
-            color = next(colors)
+            line, color = next(styles)
             x = [places.index(place) for place in values]
             for at, seeds in zip(x, values.values()):
                 ax.scatter([at] * len(seeds), seeds, s=9, color=color, alpha=0.5, linewidths=0)
-            ax.plot(x, [statistics.fmean(seeds) for seeds in values.values()], "o-", color=color, label=name)
+            ax.plot(x, [statistics.fmean(seeds) for seeds in values.values()], f"o{line}", color=color, label=name)
         for name, seeds in levels.items():
-            ax.axhline(statistics.fmean(seeds), color=next(colors), linestyle="--", linewidth=1, label=name)
+            ax.axhline(statistics.fmean(seeds), color=next(styles)[1], linestyle="--", linewidth=1, label=name)
         ax.set_xticks(range(len(places)), places)
         ax.set_xlabel(xlabel)
+        if log:
+            ax.set_yscale("log")
         ax.set_ylabel(f"errors of {IMAGES:,}")
         ax.legend(frameon=False, fontsize=8)
         plots.save(figure, path)
