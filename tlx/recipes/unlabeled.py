@@ -110,17 +110,24 @@ def pool(run: Run) -> Pool:
 
 
 def make_student(
-    run: Run, role: str, section: ConfigDict, *, hard: bool = False, scale: float = 1.0, name: str = ""
+    run: Run,
+    role: str,
+    config: ConfigDict,
+    section: ConfigDict,
+    *,
+    hard: bool = False,
+    scale: float = 1.0,
+    name: str = "",
 ) -> Learner:
-    """A learner of `steps.make_self_train_step`, by `config.loss` and `config.consistency`.
+    """A learner of `steps.make_self_train_step`.
 
     Args:
       run, role, scale: see `make_learner`.
+      config: its `loss` and `consistency`.
       section: as `learner` makes it.
       hard: whether the teacher's decision is learnt in place of its distribution.
       name: the section's, with a dot, for messages.
     """
-    config = run.config
     compared = {key: value for key, value in config.consistency.items() if key not in ("target", "sees")}
     weights = {key: value for key, value in config.loss.items() if key != "schedules"}
     return make_learner(
