@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tlx import config as config_lib
-from tlx import losses, steps
+from tlx import losses, progress, steps
 from tlx.consistency import check_options, make_consistency
 from tlx.data import reader, source
 from tlx.data.mixup import check_mixup, make_mix
@@ -163,6 +163,9 @@ def lessons(
       columns: [N, ...], what a teacher says.
     """
     sizes = (section.train.batch_size, unlabeled_size(section))
+    if len(drawn) < sizes[1]:
+        fix = "lower unlabeled_ratio"
+        progress.say(f"[yellow]{len(drawn)} unlabelled images for {sizes[1]} a batch: all come several times; {fix}[/]")
     mixing = {}
     if section.mixup:
         names = [name for name in PARTNER if name in (*reader.PARTNER, *columns)]
