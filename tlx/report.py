@@ -21,6 +21,7 @@ from tlx import compare, freeze_rule, page, plots, progress, record
 from tlx.errors import UserError
 from tlx.record import Run
 from tlx.report_compression import compression, compression_table
+from tlx.report_ledger import family_tree
 
 __all__ = ["SECTIONS", "compression_table", "main", "rounds_table", "wilson", "write"]
 
@@ -303,7 +304,18 @@ def _provenance(run: Run, draw: Callable) -> page.Html:
     return page.section("Provenance", *parts, page.table([], [*rows, ("versions", versions), ("folder", run.path)]))
 
 
-SECTIONS = (_headline, _strategy, _rounds, compression, _curves, _confusion, _gallery, _config, _provenance)
+SECTIONS = (
+    _headline,
+    _strategy,
+    _rounds,
+    family_tree,
+    compression,
+    _curves,
+    _confusion,
+    _gallery,
+    _config,
+    _provenance,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
