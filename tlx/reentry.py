@@ -52,7 +52,8 @@ def check(workdir: pathlib.Path, config: Config, from_round: int) -> None:
             )
     if from_round > config["rounds"]:
         raise UserError(
-            f"--from_round={from_round}: this config has rounds = {config['rounds']}; raise it, or name an earlier round"
+            f"--from_round={from_round}: this config has rounds = {config['rounds']}; raise it, or name an "
+            "earlier round"
         )
     if not (workdir / "phases" / "teacher.json").exists():
         raise UserError(f"--from_round={from_round}: the first teacher of the run in {workdir} is not finished")
@@ -62,8 +63,8 @@ def check(workdir: pathlib.Path, config: Config, from_round: int) -> None:
     if from_round > finished + 1:
         has = {0: "no round", 1: "round 1 alone"}.get(finished, f"rounds 1 to {finished}")
         raise UserError(
-            f"--from_round={from_round}: the run in {workdir} has finished {has}, so {finished + 1} is the last that it "
-            "can be begun anew from"
+            f"--from_round={from_round}: the run in {workdir} has finished {has}, so {finished + 1} is the last that "
+            "it can be begun anew from"
         )
     ledger.read(workdir / "ledger.json", before=from_round)
 
