@@ -66,11 +66,15 @@ def record(
 
 
 def _data(run: Run, number: int, images: Pool, labels: PseudoLabels | None) -> dict[str, Any]:
-    data = {"fingerprint": images.fingerprint, "labeled": len(images.labeled)}
-    if labels:
-        kept = hashlib.sha256(labels_path(run, number).read_bytes()).hexdigest()
-        data |= {"unlabeled": len(labels.index), "drawn": len(labels.drawn), "pseudo_labels": kept}
-    return data
+    """What it learned from: how many images, and which labels of its teacher's."""
+    kept = hashlib.sha256(labels_path(run, number).read_bytes()).hexdigest() if labels else None
+    return {
+        "labeled": len(images.labeled),
+        "unlabeled": len(labels.index) if labels else 0,
+        "drawn": len(labels.drawn) if labels else 0,
+        "fingerprint": images.fingerprint,
+        "pseudo_labels": kept,
+    }
 
 
 def _noise(section: ConfigDict, options: Mapping[str, Any]) -> dict[str, Any]:
