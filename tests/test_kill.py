@@ -52,14 +52,17 @@ def in_rename(name):
 
 if place == "teacher": in_checkpoint("teacher", 4)
 elif place == "teacher's mark": in_rename("phases/teacher.json")
+elif place == "ledger": in_rename("ledger.json")
+elif place == "diagnosis": in_rename("pseudo_labels/round_1.json")
 elif place == "pseudo-labels": in_rename("pseudo_labels/round_1.npz")
 elif place == "student": after_metrics("round_1", 4)
-elif place == "between rounds": self_train.compare = die
+elif place == "between rounds": self_train.promotion.compare = die
 elif place == "second student": in_checkpoint("round_2", 6)
 elif place == "result": in_rename("result.json")
 self_train.run(small_self_train(), workdir)
 """
-PLACES = ["teacher", "teacher's mark", "pseudo-labels", "student", "between rounds", "second student", "result"]
+PLACES = ["teacher", "teacher's mark", "ledger", "diagnosis", "pseudo-labels", "student", "between rounds"]
+PLACES += ["second student", "result"]
 
 
 @pytest.fixture
@@ -95,3 +98,5 @@ def test_sigkill_in_every_phase(run, tmp_path):
     whole, again = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "killed"))
     assert figures(again) == figures(whole)
     assert curves(tmp_path / "killed") == curves(tmp_path / "whole")
+    made = ("ledger.json", "pseudo_labels/round_1.json", "pseudo_labels/round_2.npz")
+    assert all((tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes() for name in made)

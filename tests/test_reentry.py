@@ -187,10 +187,10 @@ def damage_ledger(folder):
     ("from_round", "changes", "prepare", "message"),
     [
         (-1, {}, None, r"--from_round=-1: rounds count from 1"),
-        (5, {"rounds": 9}, None, "has finished rounds 1 to 3, so it can be begun anew from round 1 to 4"),
-        (4, {}, None, "this config has rounds = 3"),
-        (3, {}, "phases/round_2.json", "has finished round 1 alone, so it can be begun anew from round 1 to 2"),
-        (2, {}, "phases/round_1.json", "has finished no round, so it can be begun anew from round 1$"),
+        (5, {"rounds": 9}, None, "has finished rounds 1 to 3, so 4 is the last that it can be begun anew from"),
+        (4, {}, None, "this config has rounds = 3; raise it"),
+        (3, {}, "phases/round_2.json", "has finished round 1 alone, so 2 is the last"),
+        (2, {}, "phases/round_1.json", "has finished no round, so 1 is the last"),
         (1, {}, "phases/teacher.json", "the first teacher of the run in .* is not finished"),
         (2, {}, "config.json", r"holds no run; copy one there first \(cp -r\)"),
         (2, {"seed": 1}, None, "made with seed = 0, this config has 1: set it back"),
@@ -236,15 +236,6 @@ def test_flags_that_do_not_go_together(tmp_path):
     )
 
 
-def begin_anew(monkeypatch, config, workdir, from_round):
-    opened = lambda config, workdir, *, overwrite=False, **_: open_run(
-        config, workdir, overwrite=overwrite, from_round=from_round
-    )
-    with monkeypatch.context() as patch:
-        patch.setattr(self_train, "open_run", opened)
-        return self_train.run(config, workdir)
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run of two rounds, its config and its result."""
@@ -252,22 +243,23 @@ def finished(tmp_path_factory):
     return folder, config, self_train.run(config, folder)
 
 
-def test_a_run_begun_anew_with_its_own_config_ends_the_same(finished, tmp_path, monkeypatch):
+def test_a_run_begun_anew_with_its_own_config_ends_the_same(finished, tmp_path):
     folder, config, result = finished
     copy = shutil.copytree(folder, tmp_path / "copy")
-    assert figures(begin_anew(monkeypatch, config, copy, 2)) == figures(result)
+    assert figures(self_train.run(config, copy, from_round=2)) == figures(result)
     assert curves(copy) == curves(folder)
     assert mark(copy)["changes"] == {}
+    assert (copy / "ledger.json").read_bytes() == (folder / "ledger.json").read_bytes()
     # Without orbax's and TensorBoard's files, whose names are drawn.
     made = lambda path: {str(p.relative_to(path)) for p in path.rglob("*") if p.suffix in (".json", ".npz", ".png")}
     assert made(copy) == made(folder) | {"reentry.json"}
 
 
-def test_a_run_with_a_round_more(finished, tmp_path, monkeypatch):
+def test_a_run_with_a_round_more(finished, tmp_path):
     """One round, and then a second one, are two."""
     folder, config, result = finished
     self_train.run(small_self_train(rounds=1), tmp_path)
-    assert figures(begin_anew(monkeypatch, config, tmp_path, 2)) == figures(result)
+    assert figures(self_train.run(config, tmp_path, from_round=2)) == figures(result)
     assert curves(tmp_path) == curves(folder)
     assert mark(tmp_path)["changes"] == {"rounds": [1, 2]}
 
@@ -278,20 +270,20 @@ def test_a_run_begun_anew_with_another_config(finished, tmp_path, monkeypatch, c
     whole, parts = (shutil.copytree(folder, tmp_path / name) for name in ("whole", "parts"))
     with pytest.raises(UserError, match="config.loss.consistency = 0.5, this config has 0.0"):
         self_train.run(config, whole)
-    changed = begin_anew(monkeypatch, config, whole, 2)
+    changed = self_train.run(config, whole, from_round=2)
     assert [row["digest"] for row in changed["rounds"][:2]] == [row["digest"] for row in result["rounds"][:2]]
     assert changed["rounds"][2]["digest"] != result["rounds"][2]["digest"]
     assert mark(whole)["changes"] == {"loss.consistency": [0.5, 0.0], "student.train.steps": [6, 8]}
 
     interrupt_at(monkeypatch, "round_2", 4)
     with pytest.raises(Preempted):
-        begin_anew(monkeypatch, config, parts, 2)
+        self_train.run(config, parts, from_round=2)
     capsys.readouterr()
-    assert figures(begin_anew(monkeypatch, config, parts, 2)) == figures(changed)  # the same command goes on,
+    assert figures(self_train.run(config, parts, from_round=2)) == figures(changed)  # the same command goes on,
     assert "round_2: resumed at step 4 of 8" in capsys.readouterr().out
     assert curves(parts) == curves(whole)
     assert self_train.run(config, parts) == workdir_lib.read_json(parts / "result.json")  # as does one without the flag
-    assert begin_anew(monkeypatch, config, parts, 2) == workdir_lib.read_json(parts / "result.json")
+    assert self_train.run(config, parts, from_round=2) == workdir_lib.read_json(parts / "result.json")
 
 
 def test_a_round_has_the_config_that_made_it(finished, tmp_path):

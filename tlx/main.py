@@ -1,5 +1,9 @@
 """Runs one config: `python -m tlx.main --config=configs/x.py[:arg,...] --workdir=runs/x [--config.key=value ...]`.
 
+The same command goes on with a run that was stopped. --overwrite deletes the run that the workdir holds. --from_round=2
+begins a self-training run anew from its round 2, with this config, and forgets that round and the later ones: work in a
+copy of its folder (cp -r).
+
 Exit codes: 0 the run has finished; 2 bad input, in one line; 143 or 130 stopped by SIGTERM or Ctrl-C, all saved.
 """
 

@@ -51,19 +51,22 @@ def check(workdir: pathlib.Path, config: Config, from_round: int) -> None:
                 "set it back, or choose another --workdir"
             )
     if from_round > config["rounds"]:
-        raise UserError(f"--from_round={from_round}: this config has rounds = {config['rounds']}")
+        raise UserError(
+            f"--from_round={from_round}: this config has rounds = {config['rounds']}; raise it, or name an "
+            "earlier round"
+        )
+    if not (workdir / "phases" / "teacher.json").exists():
+        raise UserError(f"--from_round={from_round}: the first teacher of the run in {workdir} is not finished")
     finished = 0
     while (workdir / "phases" / f"round_{finished + 1}.json").exists():
         finished += 1
-    if not (workdir / "phases" / "teacher.json").exists():
-        raise UserError(f"--from_round={from_round}: the first teacher of the run in {workdir} is not finished")
-    ledger.read(workdir / "ledger.json", before=from_round)
     if from_round > finished + 1:
-        has = f"rounds 1 to {finished}" if finished > 1 else f"{'round 1 alone' if finished else 'no round'}"
+        has = {0: "no round", 1: "round 1 alone"}.get(finished, f"rounds 1 to {finished}")
         raise UserError(
-            f"--from_round={from_round}: the run in {workdir} has finished {has}, so it can be begun anew from round "
-            f"{'1' if not finished else f'1 to {finished + 1}'}"
+            f"--from_round={from_round}: the run in {workdir} has finished {has}, so {finished + 1} is the last that "
+            "it can be begun anew from"
         )
+    ledger.read(workdir / "ledger.json", before=from_round)
 
 
 def done(workdir: pathlib.Path, config: Config, from_round: int) -> bool:

@@ -21,6 +21,7 @@ from tlx import compare, freeze_rule, page, plots, progress, record
 from tlx.errors import UserError
 from tlx.record import Run
 from tlx.report_compression import compression, compression_table
+from tlx.report_ledger import family_tree
 from tlx.report_pseudo_labels import pseudo_labels
 
 __all__ = ["SECTIONS", "compression_table", "main", "rounds_table", "wilson", "write"]
@@ -305,8 +306,8 @@ def _provenance(run: Run, draw: Callable) -> page.Html:
 
 
 SECTIONS = (
-    *(_headline, _strategy, _rounds, pseudo_labels, compression, _curves, _confusion, _gallery, _config),
-    _provenance,
+    *(_headline, _strategy, _rounds, family_tree, pseudo_labels, compression, _curves, _confusion, _gallery),
+    *(_config, _provenance),
 )
 
 

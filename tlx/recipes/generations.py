@@ -2,9 +2,11 @@
 
 import dataclasses
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+from ml_collections import ConfigDict
 
 from tlx import ledger, progress
 from tlx.promotion import Verdict
@@ -45,14 +47,16 @@ def record(
     if teacher:
         row |= {"taught_by": teacher.phase, **labels.summary(images.truth)}
     progress.say(_line(row))
+    config = run.config_of(number)
+    section = config.student if teacher else config.teacher
     entry = {
         "generation": number,
         "taught_by": teacher.phase if teacher else None,
         "teacher_digest": teacher.digest if teacher else None,
         "model": trained.learner.options,
-        "start": run.config.student.start if teacher else "fresh",
+        "start": section.get("start", "fresh"),
         "data": _data(run, number, images, labels),
-        "noise": _noise(run, trained, taught=teacher is not None),
+        "noise": _noise(section, trained.learner.options),
         "figures": trained.figures,
         **about,
     }
@@ -62,18 +66,21 @@ def record(
 
 
 def _data(run: Run, number: int, images: Pool, labels: PseudoLabels | None) -> dict[str, Any]:
-    data = {"fingerprint": images.fingerprint, "labeled": len(images.labeled)}
-    if labels:
-        kept = hashlib.sha256(labels_path(run, number).read_bytes()).hexdigest()
-        data |= {"unlabeled": len(labels.index), "drawn": len(labels.drawn), "pseudo_labels": kept}
-    return data
+    """What it learned from: how many images, and which labels of its teacher's."""
+    kept = hashlib.sha256(labels_path(run, number).read_bytes()).hexdigest() if labels else None
+    return {
+        "labeled": len(images.labeled),
+        "unlabeled": len(labels.index) if labels else 0,
+        "drawn": len(labels.drawn) if labels else 0,
+        "fingerprint": images.fingerprint,
+        "pseudo_labels": kept,
+    }
 
 
-def _noise(run: Run, trained: Trained, *, taught: bool) -> dict[str, Any]:
+def _noise(section: ConfigDict, options: Mapping[str, Any]) -> dict[str, Any]:
     """What was on of it: the images', and the network's own."""
-    section, options = run.config.student if taught else run.config.teacher, trained.learner.options
     own = {key: options[key] for key in ("dropout", "stochastic_depth") if options.get(key)}
-    return dict(section.augment) | own | ({"mixup": section.mixup} if taught and section.mixup else {})
+    return dict(section.augment) | own | ({"mixup": section.mixup} if section.get("mixup") else {})
 
 
 def _line(row: dict[str, Any]) -> str:

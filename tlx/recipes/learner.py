@@ -88,6 +88,8 @@ class Learner:
 
     def state(self, variables: PyTree) -> TrainState:
         """The state before the first step, whole on every device."""
+        # A copy: steps donate their state, and the variables may be a teacher's, which is needed on.
+        variables = jax.tree.map(jnp.copy, variables)
         state = TrainState.create(variables=variables, tx=self.optimizer.tx, ema=self.train.ema_decay > 0)
         return parallel.replicate(state, self.run.mesh)
 

@@ -25,6 +25,7 @@ from tlx.recipes.labels import pseudo_labels, write_gallery
 from tlx.recipes.learner import Learner, Trained, make_learner
 from tlx.recipes.run import Run, finish, finished, open_run
 from tlx.recipes.unlabeled import Pool
+from tlx.workdir import canonical
 
 FIRST = Verdict(promoted=True, reason="the first, trained on the labels", p_value=None)
 
@@ -96,7 +97,7 @@ def run(
                 student.correct,
                 teacher_loss=best.figures["validation_loss"],
                 student_loss=student.figures["validation_loss"],
-                **config.promotion,
+                **run.config_of(number).promotion,
             )
             rounds.append(record(run, number, student, verdict, images=images, labels=labels, teacher=best))
             refused = 0 if verdict.promoted else refused + 1
@@ -109,31 +110,31 @@ def run(
 
 
 def _students(run: Run) -> list[Learner]:
-    """A learner a round. Rounds of the same size share one, and with it its compiled step."""
-    config, section = run.config, run.config.student
-    made: dict[float, Learner] = {}
-    scales = [section.scale[min(number, len(section.scale) - 1)] for number in range(config.rounds)]
-    for scale in scales:
-        if scale not in made:
-            made[scale] = unlabeled.make_student(
-                run,
-                "student" if scale == 1 else f"student, {scale:g} times as wide",
-                section,
-                scale=scale,
-                hard=config.pseudo_label.kind == "hard",
-                name="student.",
+    """A learner a round. Rounds of the same network and options share one, and with it its compiled step."""
+    made: dict[str, Learner] = {}
+    learners = []
+    for number in range(1, run.config.rounds + 1):
+        config = run.config_of(number)
+        scale = config.student.scale[min(number, len(config.student.scale)) - 1]
+        hard = config.pseudo_label.kind == "hard"
+        key = canonical([scale, hard, *(config[name].to_dict() for name in ("student", "loss", "consistency"))])
+        if key not in made:
+            role = "student" if scale == 1 else f"student, {scale:g} times as wide"
+            made[key] = unlabeled.make_student(
+                run, role, config, config.student, hard=hard, scale=scale, name="student."
             )
-    return [made[scale] for scale in scales]
+        learners.append(made[key])
+    return learners
 
 
 def _fit_student(
     run: Run, learner: Learner, number: int, labels: PseudoLabels, images: Pool, teacher: Trained
 ) -> Trained:
-    section, phase = run.config.student, f"round_{number}"
-    sharpened = pseudo_label.sharpen(labels.logits, run.config.pseudo_label.temperature)
+    config, phase = run.config_of(number), f"round_{number}"
+    sharpened = pseudo_label.sharpen(labels.logits, config.pseudo_label.temperature)
     given = unlabeled.lessons(
         run,
-        section,
+        config.student,
         phase,
         images,
         drawn=labels.index[labels.drawn],
@@ -142,7 +143,7 @@ def _fit_student(
     )
     return learner.fit(
         phase,
-        variables=teacher.variables if section.start == "teacher" else learner.init(phase),
+        variables=teacher.variables if config.student.start == "teacher" else learner.init(phase),
         meta={"round": number, "teacher": labels.teacher},
         **given,
     )

@@ -42,6 +42,6 @@ def build(run: Run) -> tuple[Learner, dict[str, Any]]:
     config = run.config
     unlabeled.check(config, config)
     images = unlabeled.pool(run)
-    learner = unlabeled.make_student(run, "network", config)
+    learner = unlabeled.make_student(run, "network", config, config)
     given = unlabeled.lessons(run, config, "train", images, drawn=images.unlabeled)
     return learner, {"variables": learner.init("train"), **given}

@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tlx import config as config_lib
-from tlx import losses, steps
+from tlx import losses, progress, steps
 from tlx.consistency import check_options, make_consistency
 from tlx.data import reader, source
 from tlx.data.mixup import check_mixup, make_mix
@@ -110,17 +110,24 @@ def pool(run: Run) -> Pool:
 
 
 def make_student(
-    run: Run, role: str, section: ConfigDict, *, hard: bool = False, scale: float = 1.0, name: str = ""
+    run: Run,
+    role: str,
+    config: ConfigDict,
+    section: ConfigDict,
+    *,
+    hard: bool = False,
+    scale: float = 1.0,
+    name: str = "",
 ) -> Learner:
-    """A learner of `steps.make_self_train_step`, by `config.loss` and `config.consistency`.
+    """A learner of `steps.make_self_train_step`.
 
     Args:
       run, role, scale: see `make_learner`.
+      config: its `loss` and `consistency`.
       section: as `learner` makes it.
       hard: whether the teacher's decision is learnt in place of its distribution.
       name: the section's, with a dot, for messages.
     """
-    config = run.config
     compared = {key: value for key, value in config.consistency.items() if key not in ("target", "sees")}
     weights = {key: value for key, value in config.loss.items() if key != "schedules"}
     return make_learner(
@@ -156,6 +163,9 @@ def lessons(
       columns: [N, ...], what a teacher says.
     """
     sizes = (section.train.batch_size, unlabeled_size(section))
+    if len(drawn) < sizes[1]:
+        fix = "lower unlabeled_ratio"
+        progress.say(f"[yellow]{len(drawn)} unlabelled images for {sizes[1]} a batch: all come several times; {fix}[/]")
     mixing = {}
     if section.mixup:
         names = [name for name in PARTNER if name in (*reader.PARTNER, *columns)]
