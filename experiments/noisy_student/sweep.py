@@ -20,7 +20,7 @@ STUDENTS = {  # what the row's only generation is; of FULL there are four
     "hard labels": "hard=true",
     "twice as wide": "scale=2.0",
 }
-SECONDS = {FULL: 200, "twice as wide": 110}
+SECONDS = {FULL: 300, "twice as wide": 160}
 RATIOS = (1, 5)  # unlabelled images for each label, where not all are used
 
 
@@ -38,7 +38,7 @@ def _variants(labels: int) -> list[Variant]:
     students = STUDENTS | {few(ratio): f"unlabeled={ratio * labels}" for ratio in RATIOS}
     return [
         Variant(
-            label(labels, student), CONFIG, f"labels={labels},{args}", seeds=SEEDS, seconds=SECONDS.get(student, 60)
+            label(labels, student), CONFIG, f"labels={labels},{args}", seeds=SEEDS, seconds=SECONDS.get(student, 85)
         )
         for student, args in students.items()
     ]

@@ -10,7 +10,7 @@ CONFIG = "experiments/ssl_bench/config.py"
 SEEDS = range(3)
 LABELS = (100, 40, 10, 1_000)
 FASHION_LABELS = 100
-SECONDS = {"supervised": 30}
+SECONDS = {"supervised": 25}
 
 
 def label(labels: int, method: str, data: str = "MNIST") -> str:
@@ -19,7 +19,7 @@ def label(labels: int, method: str, data: str = "MNIST") -> str:
 
 
 def _variant(labels: int, method: str, data: str = "MNIST", args: str = "") -> Variant:
-    seconds = SECONDS.get(method, 90)
+    seconds = SECONDS.get(method, 100)
     args = f"method={method},labels={labels}{args}"
     return Variant(label(labels, method, data), CONFIG, args, seeds=SEEDS, seconds=seconds)
 
