@@ -31,7 +31,7 @@ from tlx.ramp import Found, follow
 from tlx.recipes.learner import Learner, Teach
 from tlx.recipes.run import prepare
 
-RECIPES = ("supervised", "distill")  # what trains in one phase
+RECIPES = ("supervised", "distill", "semi_supervised")  # what trains in one phase
 STEPS, LOW, HIGH = 100, 1e-4, 1e3  # low and high are factors: about a config's usual 1e-3, rates from 1e-7 to 1
 
 
@@ -39,7 +39,7 @@ def find(config: Mapping[str, Any], *, steps: int = STEPS, low: float = LOW, hig
     """Runs the test.
 
     Args:
-      config: of the recipe `supervised` or `distill`.
+      config: of a recipe that trains one network, see RECIPES.
       steps: of the ramp.
       low, high: the factor on the config's learning rates at the first and at the last step.
 

@@ -212,6 +212,22 @@ def open_run(
                 run.writer.close()
 
 
+def run_phase(
+    config: Mapping[str, Any],
+    workdir: str | os.PathLike,
+    *,
+    defaults: ConfigDict,
+    build: Callable,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Runs, or goes on with, a recipe of one phase, "train"; `build(run)` gives its learner and what `fit` is given."""
+    with open_run(config_lib.resolve(config, defaults), workdir, overwrite=overwrite) as run:
+        if run.result:
+            return finished(run)
+        learner, given = build(run)
+        return finish(run, learner.fit("train", **given))
+
+
 def finished(run: Run) -> dict[str, Any]:
     """For a run that had ended before: says so and gives its result; the folder is left as it is.
 

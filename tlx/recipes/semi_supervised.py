@@ -10,10 +10,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from tlx import config as config_lib
 from tlx.recipes import unlabeled
 from tlx.recipes.learner import Learner
-from tlx.recipes.run import Run, finish, finished, open_run
+from tlx.recipes.run import Run, run_phase
 
 
 def default_config() -> ConfigDict:
@@ -29,12 +28,7 @@ def default_config() -> ConfigDict:
 
 def run(config: Mapping[str, Any], workdir: str | os.PathLike, *, overwrite: bool = False) -> dict[str, Any]:
     """Runs the recipe, or goes on with it, and returns its result (what `result.json` holds)."""
-    config = config_lib.resolve(config, default_config())
-    with open_run(config, workdir, overwrite=overwrite) as run:
-        if run.result:
-            return finished(run)
-        learner, given = build(run)
-        return finish(run, learner.fit("train", **given))
+    return run_phase(config, workdir, defaults=default_config(), build=build, overwrite=overwrite)
 
 
 def build(run: Run) -> tuple[Learner, dict[str, Any]]:

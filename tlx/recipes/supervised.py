@@ -14,7 +14,7 @@ from tlx.errors import UserError
 from tlx.recipes import strategy
 from tlx.recipes.features import on_features
 from tlx.recipes.learner import Learner, make_learner
-from tlx.recipes.run import Run, finish, finished, open_run, prepare
+from tlx.recipes.run import Run, prepare, run_phase
 
 Source = pretrained.TrainedRun | pretrained.Published
 
@@ -47,12 +47,7 @@ def default_config() -> ConfigDict:
 
 def run(config: Mapping[str, Any], workdir: str | os.PathLike, *, overwrite: bool = False) -> dict[str, Any]:
     """Runs the recipe, or goes on with it, and returns its result (what `result.json` holds)."""
-    config = config_lib.resolve(config, default_config())
-    with open_run(config, workdir, overwrite=overwrite) as run:
-        if run.result:
-            return finished(run)
-        learner, given = build(run)
-        return finish(run, learner.fit("train", **given))
+    return run_phase(config, workdir, defaults=default_config(), build=build, overwrite=overwrite)
 
 
 def build(run: Run) -> tuple[Learner, dict[str, Any]]:
