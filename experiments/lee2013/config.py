@@ -13,7 +13,7 @@ from experiments.idx import few_labels
 from tlx import config as tlx_config
 from tlx.recipes import semi_supervised, supervised
 
-STEPS = 2_500
+STEPS = 1_500
 BATCH, RATIO = 32, 4  # labelled images a step, and unlabelled ones for each of them
 
 

@@ -13,7 +13,7 @@ from experiments.idx import few_labels
 from tlx import config as tlx_config
 from tlx.recipes import self_train
 
-STEPS = {"teacher": 800, "student": 1_500}
+STEPS = {"teacher": 600, "student": 1_000}
 BATCH, RATIO = 32, 4  # labelled images a step, and unlabelled ones for each of them
 AUGMENT = {"rotate": 15.0, "scale": 0.15, "shear": 0.15, "translate": 3.0, "cutout": 8}
 DROPOUT = 0.5

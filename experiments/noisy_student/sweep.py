@@ -7,7 +7,7 @@ weights, so differences between rows are paired by seed.
 from tlx.sweep import Variant
 
 CONFIG = "experiments/noisy_student/config.py"
-SEEDS = range(5)
+SEEDS = range(3)
 LABELS = (100, 1_000)
 GENERATIONS = 4
 FULL = "full"
@@ -20,7 +20,7 @@ STUDENTS = {  # what the row's only generation is; of FULL there are four
     "hard labels": "hard=true",
     "twice as wide": "scale=2.0",
 }
-SECONDS = {FULL: 300, "twice as wide": 160}
+SECONDS = {FULL: 200, "twice as wide": 110}
 RATIOS = (1, 5)  # unlabelled images for each label, where not all are used
 
 
@@ -38,7 +38,7 @@ def _variants(labels: int) -> list[Variant]:
     students = STUDENTS | {few(ratio): f"unlabeled={ratio * labels}" for ratio in RATIOS}
     return [
         Variant(
-            label(labels, student), CONFIG, f"labels={labels},{args}", seeds=SEEDS, seconds=SECONDS.get(student, 85)
+            label(labels, student), CONFIG, f"labels={labels},{args}", seeds=SEEDS, seconds=SECONDS.get(student, 55)
         )
         for student, args in students.items()
     ]

@@ -13,9 +13,10 @@ from tlx import config as tlx_config
 from tlx.models.options import check_choice
 from tlx.recipes import self_train, semi_supervised, supervised
 
-STEPS = 1_500
+STEPS = 1_000
 BATCH, RATIO = 32, 4  # labelled images a step, and unlabelled ones for each of them
 MODEL = {"name": "cnn", "widths": (16, 32), "dense": 64, "dropout": 0.5}
+LARGE = MODEL | {"widths": (32, 64), "dense": 128}  # with twice as many steps
 WEAK = {"shift": 2}
 STRONG = {"rotate": 15.0, "scale": 0.15, "shear": 0.15, "translate": 3.0, "cutout": 8}
 
@@ -53,12 +54,15 @@ RECIPES = {"supervised": supervised, "semi_supervised": semi_supervised, "self_t
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """`arg`: method=<one of METHODS>, labels=100 (in all), data=FOLDER, seed=0, runlocal.
+    """`arg`: method=<one of METHODS>, labels=100 (in all), large (network and steps), data=FOLDER, seed=0, runlocal.
 
     Raises:
       UserError: an unknown method, or labels that the classes cannot share.
     """
-    arg = tlx_config.parse_arg(arg, method="fixmatch", labels=100, data="../shared/data/mnist", seed=0, runlocal=False)
+    arg = tlx_config.parse_arg(
+        arg, method="fixmatch", labels=100, large=False, data="../shared/data/mnist", seed=0, runlocal=False
+    )
+    model, steps = (LARGE, 2 * STEPS) if arg.large else (MODEL, STEPS)
     method = dict(METHODS[check_choice("method", arg.method, METHODS)])
     recipe = method.setdefault("recipe", "semi_supervised")
     c = RECIPES[recipe].default_config()
@@ -67,10 +71,10 @@ def get_config(arg: str | None = None) -> ConfigDict:
     if recipe == "self_train":
         c.rounds = 1  # so that its one student sees as many unlabelled images as any other method
     for learner in (c.teacher, c.student) if recipe == "self_train" else (c,):
-        learner.model = dict(MODEL)
+        learner.model = dict(model)
         learner.augment = method["augment"]
         learner.optim = tlx_config.optim(all={"learning_rate": 2e-3, "warmup": 0.05})
-        learner.train.update(steps=STEPS, batch_size=BATCH, eval_every=STEPS // 10, ema_decay=0.99)
+        learner.train.update(steps=steps, batch_size=BATCH, eval_every=steps // 10, ema_decay=0.99)
         if "unlabeled_ratio" in learner:
             learner.unlabeled_ratio = float(RATIO)
             learner.weak = WEAK
