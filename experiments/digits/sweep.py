@@ -7,6 +7,7 @@ PRETRAINED = "pretrained=runs/experiments/digits/pre_trained_on_0_4-seed0"
 
 VARIANTS = [
     Variant("noisy student, 100 labels", "configs/digits_noisy_student.py", seeds=SEEDS, seconds=80),
+    Variant("FixMatch, 100 labels", "configs/digits_fixmatch.py", seeds=SEEDS, seconds=45),
     Variant("from scratch, all labels", "configs/digits_scratch.py", seeds=SEEDS, seconds=20),
     Variant(
         "distilled into a small MLP",
