@@ -1,6 +1,6 @@
 """FixMatch on digits: 100 labels, 10 a class, and no teacher.
 
-python -m tlx.main --config=configs/digits_fixmatch.py --workdir=runs/digits_fixmatch
+    python -m tlx.main --config=configs/digits_fixmatch.py --workdir=runs/digits_fixmatch
 
 Test accuracy 0.9812 ± 0.0088, mean ± sample deviation of seeds 0-4 (experiments/digits; 500 images); the noisy student of
 `digits_noisy_student`, in four phases of half as many steps, has 0.9884.
