@@ -105,6 +105,7 @@ def draw(
       levels: name -> errors, of what has no place: a dashed line at the mean.
       log: whether equal distances are equal ratios of errors.
     """
+    from matplotlib import ticker
     from matplotlib.figure import Figure
 
     from tlx import plots
@@ -126,6 +127,9 @@ def draw(
         ax.set_xlabel(xlabel)
         if log:
             ax.set_yscale("log")
+            ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            ax.yaxis.set_major_formatter("{x:,.0f}")
+            ax.yaxis.set_minor_locator(ticker.NullLocator())
         ax.set_ylabel(f"errors of {IMAGES:,}")
         ax.legend(frameon=False, fontsize=8)
         plots.save(figure, path)
