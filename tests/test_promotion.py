@@ -48,7 +48,7 @@ def test_promotion_by_mcnemar(gained, lost, promoted):
     verdict = judge_counts(gained, lost, student_loss=0.1, test="mcnemar")
     assert verdict.promoted is promoted
     assert verdict.p_value == mcnemar(gained, lost)
-    assert verdict.reason.endswith(f"p = {verdict.p_value:.3g} (mcnemar, level 0.05)")
+    assert verdict.reason.endswith(f"p = {verdict.p_value:.3g} (mcnemar, two-sided, level 0.05)")
 
 
 def test_the_level_decides():
@@ -78,7 +78,7 @@ def test_promotion_by_bootstrap():
     assert not judge_counts(2, 0, ties=103, test="bootstrap").promoted
     verdict = judge_counts(4, 0, ties=101, test="bootstrap")
     assert verdict.promoted and verdict.p_value == pytest.approx((1 - 4 / 105) ** 105, abs=0.006)
-    assert "(bootstrap, level 0.05)" in verdict.reason
+    assert "(bootstrap, one-sided, level 0.05)" in verdict.reason
     assert not judge_counts(4, 4, test="bootstrap", level=0.999, student_loss=0.1).promoted  # no more right
 
 

@@ -63,11 +63,15 @@ def test_dropped_images_are_not_drawn_and_classes_are_balanced():
     np.testing.assert_array_equal(labels.index[labels.drawn], [10, 11, 12, 14, 15])
     balanced = dict(drop_below=0.75, per_class=4, seed=(7, 1))
     labels = pseudo_label.make(np.arange(6), SIX, teacher="t", threshold=0.85, **balanced)
+    # Only what counts is worth a copy: two of class 0, and one of class 1.
+    np.testing.assert_array_equal(labels.draws, [2, 2, 0, 0, 0, 4])
+    np.testing.assert_array_equal(labels.used, [1, 1, 0, 0, 0, 1])
+    labels, again = (pseudo_label.make(np.arange(6), SIX, teacher="t", **balanced) for _ in range(2))
     np.testing.assert_array_equal(labels.drawn[-4:], [5, 5, 5, 5])  # the only one of class 1 that is left
     assert sorted(labels.draws) == [0, 0, 1, 1, 2, 4] and labels.drawn.dtype == np.int64
-    np.testing.assert_array_equal(labels.used, [1, 1, 0, 0, 0, 1])  # the third is drawn, and its label does not count
-    again = pseudo_label.make(np.arange(6), SIX, teacher="t", **balanced)
     np.testing.assert_array_equal(again.drawn, labels.drawn)
+    none = pseudo_label.make(np.arange(6), SIX, teacher="t", threshold=0.95, **balanced)
+    np.testing.assert_array_equal(none.drawn, [0, 1, 2, 5])  # nothing counts, so nothing is balanced
 
 
 @pytest.mark.parametrize(

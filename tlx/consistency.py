@@ -69,7 +69,7 @@ def check_options(*, kind: str, temperature: float, threshold: float, hard: bool
     """Raises UserError for what is no way to compare two predictions."""
     if kind not in KINDS:
         raise UserError(f"consistency.kind is {kind!r}{did_you_mean(kind, KINDS)}: use {', '.join(KINDS)}")
-    losses.check_temperature(temperature)
+    losses.check_temperature(temperature, "consistency.temperature")
     if not 0 <= threshold <= 1:
         raise UserError(f"consistency.threshold is {threshold}: a confidence is in 0..1 (0 = every target counts)")
     if hard and temperature != 1:

@@ -5,7 +5,8 @@ An entry is a generation, in their order, as the recipe writes it:
     {"generation": 1, "phase": "round_1", "role": "student 1", "taught_by": "teacher", "teacher_digest": ...,
      "digest": ..., "model": {options}, "parameters": ..., "start": "fresh" or "teacher",
      "data": {"labeled", "unlabeled", "drawn": images, "fingerprint", "pseudo_labels": sha256 of their file},
-     "noise": {options}, "figures": {name: value}, "promoted": ..., "reason": ..., "p_value": ...}
+     "noise": {options}, "options": {"pseudo_label", "consistency", "loss"}, as the round's config has them,
+     "figures": {name: value}, "promoted": ..., "reason": ..., "p_value": ...}
 
 It holds no times and no names of machines: a run that was interrupted makes the same bytes as one that was not.
 

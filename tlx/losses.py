@@ -203,10 +203,10 @@ def weighted_sum(values: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.
     return jnp.sum(jnp.where(weights > 0, _f32(values) * weights, 0.0)), jnp.sum(weights)
 
 
-def check_temperature(temperature: float | jax.Array) -> None:
+def check_temperature(temperature: float | jax.Array, name: str = "temperature") -> None:
     """Raises UserError for a Python number that is not a temperature. A traced value cannot be checked here."""
     if isinstance(temperature, int | float) and not 0 < temperature < float("inf"):
-        raise UserError(f"temperature is {temperature}: it divides the logits and must be > 0 (1 leaves them alone)")
+        raise UserError(f"{name} is {temperature}: it divides the logits and must be > 0 (1 leaves them alone)")
 
 
 def check_smoothing(smoothing: float) -> None:

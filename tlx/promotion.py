@@ -56,9 +56,13 @@ def compare(
     if test == "better":
         p_value = mcnemar(gained, lost)
         return Verdict((gained, lower) > (lost, False), f"{counts}, p = {p_value:.2g}", p_value)
-    p_value = mcnemar(gained, lost) if test == "mcnemar" else bootstrap(gained, lost, len(teacher))
+    two_sided = test == "mcnemar"
+    p_value = mcnemar(gained, lost) if two_sided else bootstrap(gained, lost, len(teacher))
     promoted = gained > lost and p_value < level
-    return Verdict(promoted, f"{counts}, p = {p_value:.3g} ({test}, level {level:g})", p_value)
+    sides = "two" if two_sided else "one"
+    doubt = ", not enough" if gained > lost and not promoted else ""
+    reason = f"{counts}{doubt}: p = {p_value:.3g} ({test}, {sides}-sided, level {level:g})"
+    return Verdict(promoted, reason, p_value)
 
 
 def check_options(*, test: str, level: float) -> None:

@@ -122,7 +122,8 @@ def make(
       flexible: a threshold for each class, at most this one, see `tlx.selection.flexible_thresholds`.
       prior: float [K], how frequent each class should be among the unlabelled; None = as the teacher finds them.
       drop_below: images of a lower confidence are not drawn at all, by no term of the loss; 0 = all are.
-      per_class: how often each predicted class is drawn in all, see `tlx.selection.balance`; 0 = as it comes.
+      per_class: how often each predicted class is drawn in all, from the images that count, see
+        `tlx.selection.balance`; 0 = as it comes.
       most_copies: the most times that balancing may draw one image.
       seed: of what balancing draws at random.
 
@@ -153,12 +154,14 @@ def make(
     confidence, predicted, thresholds = labels.confidence, labels.predicted, labels.thresholds
     if flexible:
         thresholds = selection.flexible_thresholds(confidence, predicted, num_classes=classes, threshold=threshold)
-    draws = kept = selection.drop(confidence, drop_below)  # [U]
-    if per_class:
+    counts = confidence >= thresholds[predicted]  # [U]
+    draws = kept = selection.drop(confidence, drop_below)
+    if per_class and (kept & counts).any():  # what does not count is not worth a copy
         options = {"per_class": per_class, "most_copies": most_copies, "seed": seed}
-        draws = selection.balance(confidence, predicted, kept, **options)
-    weight = (confidence >= thresholds[predicted]).astype(np.float32)
-    return dataclasses.replace(labels, weight=weight, thresholds=thresholds, drawn=np.repeat(labels.drawn, draws))
+        draws = selection.balance(confidence, predicted, kept & counts, **options)
+    return dataclasses.replace(
+        labels, weight=counts.astype(np.float32), thresholds=thresholds, drawn=np.repeat(labels.drawn, draws)
+    )
 
 
 def align(logits: np.ndarray, prior: np.ndarray, *, tolerance: float = 1e-6, most: int = 1000) -> np.ndarray:
@@ -214,20 +217,24 @@ def check_options(
     """Raises UserError for an option of `make`, or of `sharpen`, that is out of range, before a teacher is trained."""
     check_threshold(threshold)
     if flexible and not threshold:
-        raise UserError("threshold is 0, so flexible thresholds would all be 0: set it above 0, or flexible to False")
+        raise UserError(
+            "pseudo_label.threshold is 0, so flexible thresholds would all be 0: set it above 0, or flexible to False"
+        )
     if not 0 <= drop_below <= 1:
-        raise UserError(f"drop_below is {drop_below}: a confidence is in 0..1 (0 = no image is dropped)")
+        raise UserError(f"pseudo_label.drop_below is {drop_below}: a confidence is in 0..1 (0 = no image is dropped)")
     if per_class < 0:
-        raise UserError(f"per_class is {per_class}: it must be >= 0 (0 = the classes are not balanced)")
+        raise UserError(f"pseudo_label.per_class is {per_class}: it must be >= 0 (0 = the classes are not balanced)")
     if most_copies < 1:
-        raise UserError(f"most_copies is {most_copies}: it must be >= 1 (1 = no image is copied)")
-    check_temperature(temperature)
+        raise UserError(f"pseudo_label.most_copies is {most_copies}: it must be >= 1 (1 = no image is copied)")
+    check_temperature(temperature, "pseudo_label.temperature")
 
 
 def check_threshold(threshold: float) -> None:
     """Raises UserError unless it is a probability."""
     if not 0 <= threshold <= 1:
-        raise UserError(f"threshold is {threshold}: a confidence is in 0..1 (0 = every pseudo-label counts)")
+        raise UserError(
+            f"pseudo_label.threshold is {threshold}: a confidence is in 0..1 (0 = every pseudo-label counts)"
+        )
 
 
 def save(labels: PseudoLabels, path: pathlib.Path) -> None:

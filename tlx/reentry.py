@@ -50,11 +50,6 @@ def check(workdir: pathlib.Path, config: Config, from_round: int) -> None:
                 f"--from_round={from_round} keeps rounds that were made with {key} = {old!r}, this config has {new!r}: "
                 "set it back, or choose another --workdir"
             )
-    if from_round > config["rounds"]:
-        raise UserError(
-            f"--from_round={from_round}: this config has rounds = {config['rounds']}; raise it, or name an "
-            "earlier round"
-        )
     if not (workdir / "phases" / "teacher.json").exists():
         raise UserError(f"--from_round={from_round}: the first teacher of the run in {workdir} is not finished")
     finished = 0
@@ -65,6 +60,11 @@ def check(workdir: pathlib.Path, config: Config, from_round: int) -> None:
         raise UserError(
             f"--from_round={from_round}: the run in {workdir} has finished {has}, so {finished + 1} is the last that "
             "it can be begun anew from"
+        )
+    if from_round > config["rounds"]:
+        raise UserError(
+            f"--from_round={from_round}: this config has rounds = {config['rounds']}; raise it, or name an "
+            "earlier round"
         )
     ledger.read(workdir / "ledger.json", before=from_round)
 

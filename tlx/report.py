@@ -297,7 +297,9 @@ def _provenance(run: Run, draw: Callable) -> page.Html:
         bar = "".join(
             f"<i style='flex:{v / total:.4f};background:var(--{colors.get(k, 'grid')})'></i>" for k, v in time.items()
         )
-        said = ", ".join(f"{'of which ' * (k == 'compile')}{k} {page.duration(v)}" for k, v in time.items())
+        shown = {k: v for k, v in time.items() if k != "compile"}
+        said = ", ".join(f"{k} {page.duration(v)}" for k, v in shown.items())
+        said += f"; {page.duration(time['compile'])} of it to compile" if "compile" in time else ""
         said = f"Wall time {page.duration(total)}" + (f" ({said})" if said else "")
         parts.append(f"<p>{page.text(said)}</p><div class=bar>{bar}</div>")
     versions = ", ".join(f"{k} {v}" for k, v in run.get("versions", {}).items())

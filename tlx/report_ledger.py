@@ -16,7 +16,8 @@ def family_tree(run: Run, draw: Callable) -> page.Html:
         return page.Html()
     caption = (
         "From top to bottom, each generation joined to its teacher. Filled: promoted. Hollow: refused, and the teacher "
-        "stays. Circled: selected. p: of the test that compares a student with its teacher on the validation split."
+        "stays. Circled: selected. p: of McNemar's test, or of the config's, "
+        "between a student and its teacher on the validation split."
     )
     if any(entry["start"] == "teacher" for entry in entries):
         caption += " Warm: the student began with its teacher's weights."

@@ -57,6 +57,7 @@ def record(
         "start": section.get("start", "fresh"),
         "data": _data(run, number, images, labels),
         "noise": _noise(section, trained.learner.options),
+        "options": {k: config[k].to_dict() for k in ("pseudo_label", "consistency", "loss")} if teacher else {},
         "figures": trained.figures,
         **about,
     }

@@ -14,7 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tlx import config as config_lib
-from tlx import progress, promotion, pseudo_label, steps
+from tlx import ledger, progress, promotion, pseudo_label, steps
 from tlx.errors import UserError
 from tlx.models.options import check_choice
 from tlx.promotion import Verdict
@@ -75,6 +75,7 @@ def run(
     _check(config)
     with open_run(config, workdir, overwrite=overwrite, from_round=from_round) as run:
         if run.result:
+            ledger.read(run.workdir / "ledger.json")  # whether it is as it was written
             return finished(run)
         images = unlabeled.pool(run)
         teacher_learner = make_learner(run, "teacher", config.teacher, make_step=steps.make_supervised_step)
@@ -174,6 +175,6 @@ def _check(config: ConfigDict) -> None:
         raise UserError("loss.alpha and loss.beta are both 0, so no teacher is listened to: set one of them above 0")
     if kind == "hard" and taught["alpha"]:
         raise UserError(
-            f"pseudo_label.kind is 'hard', but loss.alpha is {loss.alpha}, the weight of the soft distribution: set it "
-            "to 0 and loss.beta above"
+            f"pseudo_label.kind is 'hard', but loss.alpha is {loss.alpha}, the weight of the soft distribution: set "
+            "loss.alpha to 0 and loss.beta to 1"
         )

@@ -100,7 +100,7 @@ def pool(run: Run) -> Pool:
         truth = np.concatenate([truth, np.full(len(found), -1, np.int32)])
         fingerprint = f"{fingerprint}+{other}"
     if not 0 <= options.most <= len(unlabeled):
-        raise UserError(f"unlabeled.most is {options.most}: there are {len(unlabeled):,} unlabelled images (0 = all)")
+        raise UserError(f"unlabeled.most is {options.most}: it must be 0 (all) to {len(unlabeled)}, how many there are")
     if options.most:
         order = np.random.default_rng((run.config.seed, *b"unlabeled")).permutation(len(unlabeled))
         unlabeled = np.sort(unlabeled[order[: options.most]])
@@ -188,7 +188,7 @@ def unlabeled_size(section: ConfigDict) -> int:
 def check(config: ConfigDict, section: ConfigDict, *, name: str = "") -> None:
     """Raises UserError for what no other room would notice, or only after a teacher was trained."""
     if section.unlabeled_ratio <= 0:
-        raise UserError(f"{name}unlabeled_ratio is {section.unlabeled_ratio}: it must be > 0")
+        raise UserError(f"{name}unlabeled_ratio is {section.unlabeled_ratio}: it must be > 0, such as 4.0")
     check_mixup(section.mixup, f"{name}mixup")
     check_choice(f"{name}labeled_sees", section.labeled_sees, SEES)
     options = config.consistency.to_dict()
