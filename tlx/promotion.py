@@ -12,11 +12,11 @@ RESAMPLES = 10_000  # of the validation images
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """`promoted`, the `reason` in words, and the p-value of the test that was made."""
+    """`promoted`, the `reason` in words, and the p-value of the test that was made; None where nothing was compared."""
 
     promoted: bool
     reason: str
-    p_value: float
+    p_value: float | None
 
 
 def compare(

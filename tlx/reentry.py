@@ -76,15 +76,15 @@ def done(workdir: pathlib.Path, config: Config, from_round: int) -> bool:
     return same and read_json(workdir / "config.json") == as_read(config)
 
 
-def enter(workdir: pathlib.Path, config: Config, from_round: int) -> None:
-    """Forgets the rounds from this one on and makes the folder an unfinished run of `config`, unless that is done.
+def enter(workdir: pathlib.Path, config: Config, from_round: int) -> bool:
+    """Forgets the rounds from this one on and makes the folder an unfinished run of `config`; False if that is done.
 
     Raises:
       UserError: see `check`; nothing is touched then.
     """
     check(workdir, config, from_round)
     if done(workdir, config, from_round):
-        return
+        return False
     old = read_json(workdir / "config.json")
     made_by = kept(workdir, config, from_round)
     _forget(workdir, from_round, old["rounds"])
@@ -96,6 +96,7 @@ def enter(workdir: pathlib.Path, config: Config, from_round: int) -> None:
     }
     write_json(workdir / "reentry.json", mark)
     write_json(workdir / "config.json", config)
+    return True
 
 
 def kept(workdir: pathlib.Path, config: Config, from_round: int) -> list[dict[str, Any]]:

@@ -1,6 +1,8 @@
 """A step of distillation, its teacher live or kept, against a supervised step of the same student; batches of 128.
 
-python -m experiments.speed.distill     # writes experiments/speed/distill.json; add --threads 1 for one core
+    python -m experiments.speed.distill     # writes experiments/speed/distill.json; add --threads 1 for one core
+
+"kept" reads what the teacher said from the batch; "live" asks it at each step.
 """
 
 import functools
@@ -30,7 +32,7 @@ def measure(teacher_options: dict, student_options: dict, turn: int, repeats: in
     from tlx import parallel, steps, teachers
 
     bench = turns.Bench(student_options)
-    _, taught_by, apply = bench.network(teacher_options, seed=1)
+    taught_by, apply = bench.network(teacher_options, seed=1)
     program = parallel.parallelize(
         teachers.make_teach(applies=[apply], view=bench.view),
         "jit",

@@ -38,21 +38,18 @@ class Bench:
         self.mesh, self.key = parallel.make_mesh(), jax.random.key(0)
         self.takes, self.tx = models.Input((28, 28, 1), (0.13,), (0.31,)), optax.adam(1e-3)
         self.view = view.make_view(**augment)
-        self.model, self.variables, self.apply = self.network(options, seed=0)
+        self.variables, self.apply = self.network(options, seed=0)
 
-    def network(self, options: Mapping[str, Any], *, seed: int) -> tuple[Any, Any, Callable]:
-        """(model, variables, apply)."""
+    def network(self, options: Mapping[str, Any], *, seed: int) -> tuple[Any, Callable]:
+        """(variables, apply)."""
         import jax
 
         from tlx import models
 
         model = models.build(**options, num_classes=10)
         first = self.examples.images[:1] / np.float32(255)
-        return (
-            model,
-            model.init(jax.random.key(seed), first, train=False),
-            models.make_apply(model, takes=self.takes),
-        )
+        variables = model.init(jax.random.key(seed), first, train=False)
+        return variables, models.make_apply(model, takes=self.takes)
 
     def store(self, **columns: np.ndarray) -> Any:
         from tlx.data import reader

@@ -20,13 +20,15 @@ LARGE = MODEL | {"widths": (32, 64), "dense": 128}  # with twice as many steps
 WEAK = {"shift": 2}
 STRONG = {"rotate": 15.0, "scale": 0.15, "shear": 0.15, "translate": 3.0, "cutout": 8}
 
+RAMPED_UP = {"consistency": 0.0, "schedules": {"consistency": {"to": 50.0, "shape": "sigmoid", "end": 0.4}}}
+
 # What a method sets, of the recipe semi_supervised unless it names another. What is not here is the same for all.
 METHODS = {
     "supervised": {"recipe": "supervised", "augment": STRONG},
     "pi_model": {
         "augment": WEAK,
         "consistency": {"kind": "mse", "target": "student", "sees": "noised"},
-        "loss": {"consistency": 0.0, "schedules": {"consistency": {"to": 50.0, "shape": "sigmoid", "end": 0.4}}},
+        "loss": RAMPED_UP,
     },
     "pseudo_label": {
         "augment": WEAK,
@@ -36,7 +38,7 @@ METHODS = {
     "mean_teacher": {
         "augment": WEAK,
         "consistency": {"kind": "mse", "target": "ema", "sees": "noised"},
-        "loss": {"consistency": 0.0, "schedules": {"consistency": {"to": 50.0, "shape": "sigmoid", "end": 0.4}}},
+        "loss": RAMPED_UP,
     },
     "uda": {
         "augment": STRONG,

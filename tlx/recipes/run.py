@@ -84,11 +84,10 @@ class Run:
                     "choose another --workdir, or --overwrite to delete that run"
                 )
             settings = config_lib.to_dict(self.config)
-            if self.from_round and not reentry.done(self.workdir, settings, self.from_round):
+            if self.from_round and reentry.enter(self.workdir, settings, self.from_round):
                 progress.say(
                     f"{self.workdir}: begun anew from round {self.from_round}; what was made from it on is forgotten"
                 )
-                reentry.enter(self.workdir, settings, self.from_round)
             begin(self.workdir, settings, overwrite=self.overwrite)
             splits.save(self.splits, self.workdir / "splits.json")
             write_json(self.workdir / "task.json", _task(self))

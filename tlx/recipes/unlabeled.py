@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from tlx import config as config_lib
 from tlx import losses, progress, steps
-from tlx.consistency import check_options, make_consistency
+from tlx.consistency import make_consistency
 from tlx.data import reader, source
 from tlx.data.mixup import check_mixup, make_mix
 from tlx.data.view import make_view
@@ -19,7 +19,7 @@ from tlx.models.options import check_choice
 from tlx.recipes.learner import Learner, make_learner
 from tlx.recipes.run import Run
 from tlx.recipes.transfer import other_images
-from tlx.steps.self_train import SEES, TARGETS
+from tlx.steps.self_train import SEES
 
 PARTNER = (*reader.PARTNER, "teacher_logits", "teacher_weight")
 
@@ -186,15 +186,11 @@ def unlabeled_size(section: ConfigDict) -> int:
 
 
 def check(config: ConfigDict, section: ConfigDict, *, name: str = "") -> None:
-    """Raises UserError for what no other room would notice, or only after a teacher was trained."""
+    """Raises UserError for what the step, which is built first, does not notice, or cannot name in the config."""
     if section.unlabeled_ratio <= 0:
         raise UserError(f"{name}unlabeled_ratio is {section.unlabeled_ratio}: it must be > 0, such as 4.0")
     check_mixup(section.mixup, f"{name}mixup")
     check_choice(f"{name}labeled_sees", section.labeled_sees, SEES)
-    options = config.consistency.to_dict()
-    check_choice("consistency.target", options.pop("target"), TARGETS)
-    check_choice("consistency.sees", options.pop("sees"), SEES)
-    check_options(**options)
     used = config.loss.consistency > 0 or "consistency" in config.loss.schedules
     if used and config.consistency.target == "ema" and not section.train.ema_decay:
         raise UserError(
