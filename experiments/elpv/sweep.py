@@ -4,7 +4,7 @@ from experiments.elpv.config import REGIMES
 from tlx.sweep import Variant
 
 CONFIG = "experiments/elpv/config.py"
-SEEDS = {0: 3, 100: 3, 20: 3, 5: 1}  # labels a class, 0 = all -> runs
+SEEDS = {0: 3, 100: 3, 20: 3, 5: 3}  # labels a class, 0 = all -> runs
 VARIANTS = [
     Variant(f"{labels or 'all'} labels: {regime}", CONFIG, f"labels={labels},regime={regime}", seeds=range(seeds))
     for labels, seeds in SEEDS.items()
