@@ -40,7 +40,7 @@ def small(**changes):
 
 def test_a_run_goes_on_exactly(tmp_path, monkeypatch):
     """With an average as the teacher, a ramp, and partners: all that a step may depend on beside its weights."""
-    config = small(**MEAN_TEACHER)
+    config = small(**MEAN_TEACHER, weak={"shift": 1})
     whole = semi_supervised.run(config, tmp_path / "whole")
     assert whole["selected"]["phase"] == "train" and 0 <= whole["figures"]["test_accuracy"] <= 1
     assert "train/loss/consistency" in curves(tmp_path / "whole")[-1]
@@ -49,6 +49,12 @@ def test_a_run_goes_on_exactly(tmp_path, monkeypatch):
         semi_supervised.run(config, tmp_path / "parts")
     assert figures(semi_supervised.run(config, tmp_path / "parts")) == figures(whole)
     assert curves(tmp_path / "parts") == curves(tmp_path / "whole")
+    views = np.load(tmp_path / "parts" / "gallery.npz")
+    assert {name: views[name].shape for name in views} == {
+        "student_view_images": (20, 8, 8, 1),
+        "weak_view_images": (20, 8, 8, 1),
+    }
+    assert "What the student sees" in (tmp_path / "parts" / "report.html").read_text()
 
 
 def test_the_pool(monkeypatch):

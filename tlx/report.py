@@ -252,19 +252,28 @@ def _gallery(run: Run, draw: Callable) -> page.Html:
         images = plots.to_rgb(images)
         draw(kind, plots.image_grid(images, captions, wrong, f"{words}: label · confidence in %"))
         parts.append(f"<h3>{words.capitalize()}</h3><p class=note>{count}</p>{page.tiles(images, captions, wrong)}")
-    views = run.gallery.get("student_view_images", np.zeros(0))[:_SHOWN]
     if parts:
         parts.insert(
             0,
             "<p class=note>The label that the teacher gave and its confidence (%). Red: the label is wrong, and “is” "
             "names the hidden truth, which serves this diagnosis only and is never used in training or promotion.</p>",
         )
-    if len(views):
-        views, blank = plots.to_rgb(views), [""] * len(views)
-        draw("student_view", plots.image_grid(views, blank, [False] * len(views), "what the student sees"))
-        note = "<p class=note>Unlabelled images after the student's augmentation and input noise.</p>"
-        parts.append(f"<h3>What the student sees</h3>{note}{page.tiles(views, blank, [False] * len(views))}")
     return page.section("Pseudo-labels", *parts) if parts else page.Html()
+
+
+def _views(run: Run, draw: Callable) -> page.Html:
+    notes = {
+        "student_view": "Unlabelled images after the student's augmentation and input noise.",
+        "weak_view": "The same images in the weak view, of which the target is.",
+    }
+    parts = []
+    for name, note in notes.items():
+        views = run.gallery.get(f"{name}_images", np.zeros(0))[:_SHOWN]
+        if len(views):
+            views, blank, fine = plots.to_rgb(views), [""] * len(views), [False] * len(views)
+            draw(name, plots.image_grid(views, blank, fine, name.replace("_", " ")))
+            parts.append(f"<p class=note>{note}</p>{page.tiles(views, blank, fine)}")
+    return page.section("What the student sees", *parts) if parts else page.Html()
 
 
 def _confidence(value: float) -> str:
@@ -308,7 +317,7 @@ def _provenance(run: Run, draw: Callable) -> page.Html:
 
 
 SECTIONS = (
-    *(_headline, _strategy, _rounds, family_tree, pseudo_labels, compression, _curves, _confusion, _gallery),
+    *(_headline, _strategy, _rounds, family_tree, pseudo_labels, compression, _curves, _confusion, _gallery, _views),
     *(_config, _provenance),
 )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from tlx import parallel, progress, pseudo_diagnostics, pseudo_label, rng
 from tlx.data.augment import make_augment, to_float
@@ -53,7 +54,7 @@ def labels_path(run: Run, number: int) -> pathlib.Path:
     return run.workdir / "pseudo_labels" / f"round_{number}.npz"
 
 
-def write_gallery(run: Run, labels: PseudoLabels, images: Pool, count: int = 16) -> None:
+def write_gallery(run: Run, labels: PseudoLabels, images: Pool, count: int = 20) -> None:
     """The images that the teacher was most and least sure of, and what a student sees of some, for the report."""
     order = np.argsort(-labels.confidence, kind="stable")
     arrays = {}
@@ -65,11 +66,24 @@ def write_gallery(run: Run, labels: PseudoLabels, images: Pool, count: int = 16)
             f"{name}_confidence": labels.confidence[picked],
             f"{name}_truth": images.truth[index],
         }
+    save_gallery(run, arrays | student_views(run, run.config.student, images, count))
+
+
+def student_views(run: Run, section: ConfigDict, images: Pool, count: int = 20) -> dict[str, np.ndarray]:
+    """Some unlabelled images as a student of `section` sees them, noised and, if it has one, in its weak view."""
     shown = to_float(np.asarray(images.examples.images[images.unlabeled[:count]]))
-    noise = make_augment(**run.config.student.augment)
-    arrays["student_view_images"] = noise(run.rng, shown, np.arange(len(shown), dtype=np.int32))
+    place = np.arange(len(shown), dtype=np.int32)
+    views = {"student_view": section.augment} | ({"weak_view": section.weak} if section.weak else {})
+    return {
+        f"{name}_images": np.asarray(make_augment(**noise)(rng.stream(run.rng, name), shown, place))
+        for name, noise in views.items()
+    }
+
+
+def save_gallery(run: Run, arrays: Mapping[str, np.ndarray]) -> None:
+    """Images for the report."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **{name: np.asarray(array) for name, array in arrays.items()})
+    np.savez_compressed(buffer, **arrays)
     write_bytes(run.workdir / "gallery.npz", buffer.getvalue())
 
 

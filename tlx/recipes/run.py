@@ -221,13 +221,20 @@ def run_phase(
     defaults: ConfigDict,
     build: Callable,
     overwrite: bool = False,
+    show: Callable[["Run"], None] | None = None,
 ) -> dict[str, Any]:
-    """Runs, or goes on with, a recipe of one phase, "train"; `build(run)` gives its learner and what `fit` is given."""
+    """Runs, or goes on with, a recipe of one phase, "train".
+
+    `build(run)` gives its learner and what `fit` is given; `show(run)` writes what else its report is to show.
+    """
     with open_run(config_lib.resolve(config, defaults), workdir, overwrite=overwrite) as run:
         if run.result:
             return finished(run)
         learner, given = build(run)
-        return finish(run, learner.fit("train", **given))
+        trained = learner.fit("train", **given)
+        if show:
+            show(run)
+        return finish(run, trained)
 
 
 def finished(run: Run) -> dict[str, Any]:

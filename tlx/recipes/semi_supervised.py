@@ -11,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tlx.recipes import unlabeled
+from tlx.recipes.labels import save_gallery, student_views
 from tlx.recipes.learner import Learner
 from tlx.recipes.run import Run, run_phase
 
@@ -28,7 +29,11 @@ def default_config() -> ConfigDict:
 
 def run(config: Mapping[str, Any], workdir: str | os.PathLike, *, overwrite: bool = False) -> dict[str, Any]:
     """Runs the recipe, or goes on with it, and returns its result (what `result.json` holds)."""
-    return run_phase(config, workdir, defaults=default_config(), build=build, overwrite=overwrite)
+    return run_phase(config, workdir, defaults=default_config(), build=build, overwrite=overwrite, show=_show)
+
+
+def _show(run: Run) -> None:
+    save_gallery(run, student_views(run, run.config, unlabeled.pool(run)))
 
 
 def build(run: Run) -> tuple[Learner, dict[str, Any]]:

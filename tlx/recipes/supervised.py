@@ -122,7 +122,9 @@ def _say_start(source: Source, learner: Learner, grafted: pretrained.Grafted) ->
     labels = traverse_util.flatten_dict(learner.optimizer.labels, sep="/")
     never = [path for path in grafted.reset if labels.get(path) == optim.FROZEN]
     if never:
-        progress.say(f"[yellow]{', '.join(never)}: reset and frozen, so never learnt; is a rule too wide?[/yellow]")
+        more = f" and {len(never) - 3} more" if len(never) > 3 else ""
+        said = f"{', '.join(never[:3])}{more}: reset and frozen, so never learnt; is a rule too wide?"
+        progress.say(f"[yellow]{said}[/yellow]")
 
 
 def _below_the_head(variables: Any, learner: Learner) -> Any:
