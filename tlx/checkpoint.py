@@ -58,6 +58,7 @@ class Checkpoints:
             step,
             args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)),
             metrics={ACCURACY: metrics[ACCURACY], LOSS: metrics[LOSS], "step": step},
+            force=True,  # or orbax asks whether hosts are to stop, in numbers that are not `tlx.preemption`'s
         )
 
     def restore_latest(self, like: PyTree) -> tuple[int, PyTree, dict[str, Any], list[str]]:
