@@ -87,7 +87,7 @@ def parallelize(
             devices=list(mesh.devices.flat),
             donate_argnums=donate_argnums,
         )
-        return lambda *arguments: _unstack(mapped(*arguments), out)
+        return lambda *arguments: _unstack(_globally(mapped(*arguments), out, mesh), out)
 
     specs = {"whole": P(), "batch": P(AXIS), "sharded": P(AXIS)}
     in_specs = tuple(specs[kind] for kind in args)
@@ -122,6 +122,21 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
         return x if there else jax.make_array_from_process_local_data(sharding, np.array(x))
 
     return jax.tree.map(put, tree)
+
+
+def _globally(outputs: PyTree, out: str | tuple[str, ...], mesh: Mesh) -> PyTree:
+    """pmap gives each of several hosts its own devices' part; makes one array of all hosts' of it, without a copy."""
+    if jax.process_count() == 1:
+        return outputs
+
+    def put(x: jax.Array, kind: str) -> jax.Array:
+        shape, spec = (x.shape, P()) if kind == "whole" else ((mesh.devices.size, *x.shape[1:]), P(AXIS))
+        parts = [shard.data for shard in x.addressable_shards]
+        return jax.make_array_from_single_device_arrays(shape, NamedSharding(mesh, spec), parts)
+
+    if isinstance(out, str):
+        return jax.tree.map(lambda x: put(x, out), outputs)
+    return tuple(jax.tree.map(lambda x, k=kind: put(x, k), o) for o, kind in zip(outputs, out, strict=True))
 
 
 def _unstack(outputs: PyTree, out: str | tuple[str, ...]) -> PyTree:
