@@ -132,7 +132,7 @@ def start(*arguments):
 def ends(children):
     """(exit code, standard output, standard error) of each, when they have ended."""
     try:
-        said = [child.communicate(timeout=180) for child in children]
+        said = [child.communicate(timeout=500) for child in children]
     finally:
         for child in children:
             child.kill()
