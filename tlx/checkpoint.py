@@ -27,6 +27,15 @@ def _score(metrics: dict[str, float]) -> tuple[float, float, int]:
     return metrics[ACCURACY], -metrics[LOSS], -metrics["step"]
 
 
+class _Manager(ocp.CheckpointManager):
+    """orbax's, without its question whether all hosts are to stop: that is `tlx.preemption`'s, and asked by two, with
+    numbers of their own, it would not be answered.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class Checkpoints:
     """The checkpoints of one phase, in `<folder>/<step>/`: the newest few, and the best on validation.
 
@@ -37,7 +46,7 @@ class Checkpoints:
     def __init__(self, folder: pathlib.Path, *, keep: int = 2):
         policy = checkpoint_managers
         self.folder = folder.absolute()
-        self._manager = ocp.CheckpointManager(
+        self._manager = _Manager(
             self.folder,
             item_handlers={"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
             options=ocp.CheckpointManagerOptions(

@@ -5,6 +5,7 @@ Each has an array and a manifest, `NAME.npy` and `NAME.json`; the manifest says 
 none, or one that says something else, is computed again: half an array is never taken for a whole one.
 """
 
+import contextlib
 import errno
 import json
 import math
@@ -13,9 +14,10 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
-from tlx import progress
+from tlx import hosts, progress
 from tlx.errors import UserError, did_you_mean
 from tlx.workdir import first_difference, write_json, writing
 
@@ -74,27 +76,32 @@ def keep(
         return found
     if word := is_stale(path, key):
         progress.say(f"[yellow]{path} is of other {word}: computed again[/yellow]")
-    path.with_suffix(".json").unlink(missing_ok=True)
-    for half in path.parent.glob(f".{path.name}.*"):  # of a process that was killed
-        half.unlink()
+    if hosts.is_first():
+        path.with_suffix(".json").unlink(missing_ok=True)
+        for half in path.parent.glob(f".{path.name}.*"):  # of a process that was killed
+            half.unlink()
     size = math.prod(shape) * dtype.itemsize
     try:
-        with writing(path) as file:
-            # Reserved before anything is computed; and written, for under a map a full disk is a SIGBUS, no exception.
-            os.posix_fallocate(file.fileno(), 0, size)
-            np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+        # All hosts compute the rows together, and the first writes them.
+        with writing(path) if hosts.is_first() else contextlib.nullcontext() as file:
+            if file:
+                # Reserved before anything is computed; and written, for under a map a full disk is a SIGBUS.
+                os.posix_fallocate(file.fileno(), 0, size)
+                np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
             for part in rows():
-                file.write(np.ascontiguousarray(part, dtype).tobytes())
+                if file:
+                    file.write(np.ascontiguousarray(part, dtype).tobytes())
         write_json(path.with_suffix(".json"), manifest)
+        hosts.wait("kept")
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         path.unlink(missing_ok=True)
         room = f"{path} needs {size / 1e9:.3g} GB and the disk is full"
-        if size > memory_bytes:
+        if size > memory_bytes or jax.process_count() > 1:
             raise UserError(
-                f"{room}; in memory at most {memory_bytes / 1e9:.3g} GB are kept: free some space, or set cache.dtype "
-                "to float16, or keep less of it"
+                f"{room}; in memory at most {memory_bytes / 1e9:.3g} GB are kept, and on one host only: free some "
+                "space, or set cache.dtype to float16, or keep less of it"
             ) from None
         progress.say(f"[yellow]{room}: kept in memory[/yellow]")
         return np.concatenate(list(rows()))

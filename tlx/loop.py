@@ -101,7 +101,7 @@ def fit(
     since = time.perf_counter()
     with progress.bar(phase, total=steps, start=start) as bar:
         for number, batch in enumerate(batches(start), start + 1):
-            if preemption.requested is not None:
+            if preemption.asked():
                 sums = _collect(sums, history, number - 1, checkpoints)
                 clock.add("train", since)
                 save(number - 1, sums, None)

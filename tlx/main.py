@@ -4,6 +4,10 @@ The same command goes on with a run that was stopped. --overwrite deletes the ru
 begins a self-training run anew from its round 2, with this config, and forgets that round and the later ones: work in a
 copy of its folder (cp -r).
 
+On several hosts, the same command on each, with a workdir that all of them see: --distributed finds the others by the
+cluster's environment (TPU pods, SLURM, Open MPI, GKE); or name them, --coordinator=10.0.0.1:1234 --num_processes=2
+--process_id=0 (on the other 1). A SIGTERM to one of them makes all save and stop.
+
 Exit codes: 0 the run has finished; 2 bad input, in one line; 143 or 130 stopped by SIGTERM or Ctrl-C, all saved.
 """
 
@@ -21,6 +25,10 @@ FROM_ROUND = flags.DEFINE_integer(
     "all later ones are forgotten: work in a copy of the folder (cp -r).",
 )
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Delete the run that the workdir holds, and begin anew.")
+DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other hosts, by the cluster's environment.")
+COORDINATOR = flags.DEFINE_string("coordinator", "", "Join the other hosts: HOST:PORT of the process 0.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "With --coordinator: how many there are.")
+PROCESS_ID = flags.DEFINE_integer("process_id", -1, "With --coordinator: this one's number, from 0.")
 USAGE = "python -m tlx.main --config=configs/x.py --workdir=runs/x"
 
 
@@ -31,10 +39,13 @@ def main(argv: list[str]) -> int:
 
 def _run(argv: list[str]) -> int:
     # Imported here: a mistyped flag is answered at once, without waiting for jax.
-    from tlx import progress, recipes
+    from tlx import hosts, progress, recipes
     from tlx.errors import UserError
     from tlx.preemption import Preempted
 
+    named = {"coordinator": COORDINATOR, "num_processes": NUM_PROCESSES, "process_id": PROCESS_ID}
+    if DISTRIBUTED.value or any(flag.present for flag in named.values()):
+        hosts.join(**{name: flag.value for name, flag in named.items()})
     config = command.CONFIG.value
     recipe = recipes.load(config.get("recipe", ""))
     options = {"from_round": FROM_ROUND.value} if FROM_ROUND.value else {}

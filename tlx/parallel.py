@@ -21,8 +21,9 @@ PyTree = Any
 
 
 def make_mesh(devices: list | None = None) -> Mesh:
-    """All devices in one row: the axis "data"."""
-    return Mesh(np.asarray(devices if devices is not None else jax.devices()), (AXIS,))
+    """All devices in one row, host after host: the axis "data"."""
+    devices = devices if devices is not None else sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
+    return Mesh(np.asarray(devices), (AXIS,))
 
 
 def axis_name(mode: str) -> str | None:
@@ -86,7 +87,7 @@ def parallelize(
             devices=list(mesh.devices.flat),
             donate_argnums=donate_argnums,
         )
-        return lambda *arguments: _unstack(mapped(*arguments), out)
+        return lambda *arguments: _unstack(_globally(mapped(*arguments), out, mesh), out)
 
     specs = {"whole": P(), "batch": P(AXIS), "sharded": P(AXIS)}
     in_specs = tuple(specs[kind] for kind in args)
@@ -110,8 +111,32 @@ def shard_batch(batch: PyTree, mode: str, mesh: Mesh) -> PyTree:
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-    """The same arrays, whole on every device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, P()))
+    """The same arrays, whole on every device of the mesh. Every host gives the same ones."""
+    sharding = NamedSharding(mesh, P())
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+
+    def put(x: Any) -> jax.Array:
+        # What lies on all devices stays; the rest each host puts on its own (and `device_put` would compare it first).
+        there = isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim)
+        return x if there else jax.make_array_from_process_local_data(sharding, np.array(x))
+
+    return jax.tree.map(put, tree)
+
+
+def _globally(outputs: PyTree, out: str | tuple[str, ...], mesh: Mesh) -> PyTree:
+    """pmap gives each of several hosts its own devices' part; makes one array of all hosts' of it, without a copy."""
+    if jax.process_count() == 1:
+        return outputs
+
+    def put(x: jax.Array, kind: str) -> jax.Array:
+        shape, spec = (x.shape, P()) if kind == "whole" else ((mesh.devices.size, *x.shape[1:]), P(AXIS))
+        parts = [shard.data for shard in x.addressable_shards]
+        return jax.make_array_from_single_device_arrays(shape, NamedSharding(mesh, spec), parts)
+
+    if isinstance(out, str):
+        return jax.tree.map(lambda x: put(x, out), outputs)
+    return tuple(jax.tree.map(lambda x, k=kind: put(x, k), o) for o, kind in zip(outputs, out, strict=True))
 
 
 def _unstack(outputs: PyTree, out: str | tuple[str, ...]) -> PyTree:

@@ -17,10 +17,9 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
-import jax
-
+from tlx import hosts
 from tlx.errors import UserError
 
 
@@ -50,22 +49,31 @@ def open_workdir(
       UserError: the path is a file, not writable, in use (InUse), or holds a run of another config.
     """
     workdir = pathlib.Path(path).expanduser()
+    with contextlib.ExitStack() as held:
+
+        def take() -> None:
+            held.enter_context(_lock(workdir))
+            _check(workdir, config, any_config=overwrite or from_round > 0)
+
+        hosts.from_first(take)
+        yield workdir
+
+
+def _lock(workdir: pathlib.Path) -> TextIO:
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"workdir {workdir} is a file: name a folder")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = open(workdir / ".lock", "a")  # noqa: SIM115 (entered below, where its errors are not these)
+        lock = open(workdir / ".lock", "a")  # noqa: SIM115 (entered by the caller)
     except OSError as e:
         raise UserError(f"workdir {workdir} is not writable ({e.strerror}): choose another --workdir") from None
-    with lock:
-        if jax.process_index() == 0:
-            try:
-                # Held by the process and not by the file: a killed run leaves no stale lock.
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InUse(f"workdir {workdir} is in use by another process: wait for it or stop it") from None
-            _check(workdir, config, any_config=overwrite or from_round > 0)
-        yield workdir
+    try:
+        # Held by the process and not by the file: a killed run leaves no stale lock.
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise InUse(f"workdir {workdir} is in use by another process: wait for it or stop it") from None
+    return lock
 
 
 def begin(workdir: pathlib.Path, config: dict[str, Any], *, overwrite: bool = False) -> None:
@@ -85,14 +93,18 @@ def is_finished(workdir: pathlib.Path) -> bool:
 
 
 def write_json(path: pathlib.Path, value: Any, *, indent: int | None = 1) -> None:
-    """Writes a file that is either whole or absent, also when the process is killed in between."""
+    """Writes a file that is either whole or absent, also when the process is killed in between.
+
+    Of several hosts the first writes; the others, which may not see the file at once, leave it to that.
+    """
     write_bytes(path, (json.dumps(value, indent=indent, default=_plain) + "\n").encode())
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:
     """As `write_json`, for bytes."""
-    with writing(path) as file:
-        file.write(content)
+    if hosts.is_first():
+        with writing(path) as file:
+            file.write(content)
 
 
 @contextlib.contextmanager

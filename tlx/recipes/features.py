@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from tlx import feature_cache, kept, models, parallel, progress
+from tlx import feature_cache, hosts, kept, models, parallel, progress
 from tlx import rng as rng_lib
 from tlx.data import reader, source
 from tlx.data.view import make_view
@@ -106,7 +106,7 @@ def _rows(
             key, done = rng_lib.at_step(rng_lib.stream(run.rng, "views"), view), 0
             for batch in run.eval_batches(store, np.arange(count)):
                 run.preemption.check()
-                part = np.asarray(extract(batch, key))[: count - done]  # without the padding
+                part = hosts.fetch(extract(batch, key))[: count - done]  # without the padding
                 done += len(part)
                 yield kept.cast(part, dtype, what="activations")
                 if bar.due():

@@ -5,10 +5,9 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
-from tlx import ledger, progress
+from tlx import hosts, ledger, progress
 from tlx.promotion import Verdict
 from tlx.pseudo_label import PseudoLabels
 from tlx.recipes.labels import labels_path
@@ -61,7 +60,7 @@ def record(
         "figures": trained.figures,
         **about,
     }
-    if jax.process_index() == 0:
+    if hosts.is_first():
         ledger.add(run.workdir / "ledger.json", entry)
     return row
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tlx import compression, ensemble, parallel
+from tlx import compression, ensemble, hosts, parallel
 from tlx.compression import Entry
 from tlx.data.view import make_view
 from tlx.recipes.learner import Trained
@@ -55,7 +55,7 @@ def _taught(run: Run, teachers: Sequence[Teacher]) -> np.ndarray:
     variables = parallel.replicate(tuple(t.variables for t in teachers), run.mesh)
     call = functools.partial(program, variables)
     batches = run.eval_batches(run.store(run.dataset.test, weight=np.ones(count, np.float32)), np.arange(count))
-    logits = [np.asarray(call(batch, run.rng, np.int32(0))["teacher_logits"]) for batch in batches]  # [b, M, K] each
+    logits = [hosts.fetch(call(batch, run.rng, np.int32(0))["teacher_logits"]) for batch in batches]  # [b, M, K] each
     joint = ensemble.combine_teachers(
         np.concatenate(logits)[:count], 1.0, weights=section.weights or None, by=section.combine
     )

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from tlx import parallel, progress, pseudo_diagnostics, pseudo_label, rng
+from tlx import hosts, parallel, progress, pseudo_diagnostics, pseudo_label, rng
 from tlx.data.augment import make_augment, to_float
 from tlx.data.view import look, make_view, view_keys
 from tlx.pseudo_label import PseudoLabels
@@ -44,6 +44,7 @@ def pseudo_labels(run: Run, teacher: Trained, number: int, images: Pool) -> Pseu
         said = pseudo_diagnostics.diagnose(labels, images.truth, run.dataset.class_names)
         pseudo_diagnostics.save(said, run.workdir, number)
         pseudo_label.save(labels, path)
+        hosts.wait("pseudo-labels")
     for line in labels.warnings():
         progress.say(f"[yellow]round {number}: {line}[/yellow]")
     return labels
@@ -104,7 +105,7 @@ def _noised_logits(run: Run, teacher: Trained, number: int, images: Pool) -> np.
     root = rng.stream(run.rng, f"round_{number}/noised_teacher")
     variables = parallel.replicate(teacher.variables, run.mesh)
     batches = run.eval_batches(run.store(images.examples), images.unlabeled)
-    logits = [np.asarray(program(variables, batch, root, np.int32(i))) for i, batch in enumerate(batches)]
+    logits = [hosts.fetch(program(variables, batch, root, np.int32(i))) for i, batch in enumerate(batches)]
     return np.concatenate(logits)[: len(images.unlabeled)]
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from tlx import feature_cache, loop, metrics, models, optim, parallel, progress, steps
+from tlx import feature_cache, hosts, loop, metrics, models, optim, parallel, progress, steps
 from tlx import rng as rng_lib
 from tlx.checkpoint import Checkpoints
 from tlx.data import reader, source
@@ -144,7 +144,7 @@ class Learner:
         for batch in self.run.eval_batches(store, index):
             new, rows = self.eval_step(variables, batch)
             sums = metrics.add(sums, [new])
-            logits.append(np.asarray(rows))
+            logits.append(hosts.fetch(rows))
         return metrics.means(sums), np.concatenate(logits)[: len(index)]
 
     def judge(self, variables: PyTree, split: str) -> tuple[dict[str, float], np.ndarray]:

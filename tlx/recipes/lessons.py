@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from tlx import feature_cache, kept, models, parallel, progress, teachers
+from tlx import feature_cache, hosts, kept, models, parallel, progress, teachers
 from tlx.data import reader
 from tlx.data.mixup import Mix, make_mix
 from tlx.data.view import make_view
@@ -159,7 +159,7 @@ def _keep(
             ):
                 run.preemption.check()
                 columns = program(batch, root, np.int32(0))
-                flat = {name: np.asarray(x).reshape(-1, *shapes[name].shape[1:]) for name, x in columns.items()}
+                flat = {name: hosts.fetch(x).reshape(-1, *shapes[name].shape[1:]) for name, x in columns.items()}
                 yield teachers.pack(flat, dtype)[: count - start]
                 if bar.due():
                     bar.update(start, {})

@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 import tlx
 from tlx import config as config_lib
-from tlx import loop, metrics, models, parallel, progress, reentry, report
+from tlx import hosts, loop, metrics, models, parallel, progress, reentry, report
 from tlx.class_scores import macro_scores
 from tlx.data import reader, source, splits
 from tlx.errors import UserError
@@ -77,20 +77,22 @@ class Run:
         if self.started:
             return
         self.started = True
-        if jax.process_index() == 0:
-            if not self.overwrite and self.other_data():
-                raise UserError(
-                    f"workdir {self.workdir} holds a run on other data: the images or labels have changed since; "
-                    "choose another --workdir, or --overwrite to delete that run"
-                )
-            settings = config_lib.to_dict(self.config)
-            if self.from_round and reentry.enter(self.workdir, settings, self.from_round):
-                progress.say(
-                    f"{self.workdir}: begun anew from round {self.from_round}; what was made from it on is forgotten"
-                )
-            begin(self.workdir, settings, overwrite=self.overwrite)
-            splits.save(self.splits, self.workdir / "splits.json")
-            write_json(self.workdir / "task.json", _task(self))
+        hosts.from_first(self._begin)
+
+    def _begin(self) -> None:
+        if not self.overwrite and self.other_data():
+            raise UserError(
+                f"workdir {self.workdir} holds a run on other data: the images or labels have changed since; "
+                "choose another --workdir, or --overwrite to delete that run"
+            )
+        settings = config_lib.to_dict(self.config)
+        if self.from_round and reentry.enter(self.workdir, settings, self.from_round):
+            progress.say(
+                f"{self.workdir}: begun anew from round {self.from_round}; what was made from it on is forgotten"
+            )
+        begin(self.workdir, settings, overwrite=self.overwrite)
+        splits.save(self.splits, self.workdir / "splits.json")
+        write_json(self.workdir / "task.json", _task(self))
 
     def config_of(self, number: int) -> ConfigDict:
         """What made, or makes, round `number`: the run's config, or an earlier one if it was begun anew after it."""
@@ -246,7 +248,7 @@ def finished(run: Run) -> dict[str, Any]:
     if run.other_data():
         progress.say("[yellow]the images or labels have changed since that run[/yellow]")
     _print_result(run.result)
-    if jax.process_index() == 0 and not (run.workdir / "report.html").exists():
+    if hosts.is_first() and not (run.workdir / "report.html").exists():
         progress.say(f"report: {report.write(run.workdir)}")
     return run.result
 
@@ -279,12 +281,13 @@ def finish(run: Run, trained: "Trained", **more: Any) -> dict[str, Any]:
         "time": {"total": sum(seconds.values()) - seconds.get("compile", 0.0), **seconds},
         "versions": {"python": platform.python_version(), "tlx": tlx.__version__, **_versions()},
         "git": _git_revision(),
-        "devices": f"{run.mesh.devices.size} x {run.mesh.devices.flat[0].device_kind}",
+        "devices": f"{run.mesh.devices.size} x {run.mesh.devices.flat[0].device_kind}" + _hosts(),
     }
     write_json(run.workdir / "result.json", result)
+    hosts.wait("result")
     result = read_json(run.workdir / "result.json")
     _print_result(result)
-    if jax.process_index() == 0:
+    if hosts.is_first():
         progress.say(f"report: {report.write(run.workdir)}")
     return result
 
@@ -337,6 +340,10 @@ def _compile_seconds(clock: loop.Clock) -> Iterator[None]:
         yield
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def _hosts() -> str:
+    return f" on {jax.process_count()} hosts" if jax.process_count() > 1 else ""
 
 
 def _versions() -> dict[str, str]:

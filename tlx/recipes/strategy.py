@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tlx import config as config_lib
-from tlx import freeze_rule, models, parallel, progress, transferability
+from tlx import freeze_rule, hosts, models, parallel, progress, transferability
 from tlx.data import reader
 from tlx.data.augment import to_float
 from tlx.errors import UserError, did_you_mean
@@ -81,6 +81,7 @@ def choose(learner: Learner, variables: PyTree) -> freeze_rule.Choice:
         facts = gather(learner, variables)
         choice = freeze_rule.choose(facts)
         write_json(path, {"choice": dataclasses.asdict(choice), "facts": dataclasses.asdict(facts)})
+    hosts.wait("strategy")
     record = read_json(path)
     choice = freeze_rule.Choice(**record["choice"])
     progress.say(progress.table("the freeze rule's evidence", freeze_rule.rows(record["facts"])))
@@ -142,6 +143,6 @@ def _features(run: Run, extract: Callable, variables: PyTree, store: reader.Stor
         for batch in run.eval_batches(store, np.arange(count)):
             if run.preemption:
                 run.preemption.check()
-            parts.append({name: np.asarray(values) for name, values in extract(variables, batch).items()})
+            parts.append({name: hosts.fetch(values) for name, values in extract(variables, batch).items()})
             bar.update(len(parts) * len(batch["label"]), {})
     return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
