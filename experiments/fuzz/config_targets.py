@@ -18,36 +18,10 @@ from tlx.errors import UserError
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _RECIPES = ("supervised", "distill", "self_train", "semi_supervised")
-_WORDS = (
-    "",
-    "1",
-    "-1",
-    "0.5",
-    "True",
-    "nan",
-    "1e999",
-    "9" * 5000,
-    "x",
-    "()",
-    "(1,",
-    "{}",
-    "{'a': 1}",
-    "[" * 300,
-    "None",
-)
-_WORDS += (
-    "'",
-    "\n",
-    "=",
-    ",",
-    "2**99999",
-    "'a' 'b'",
-    "$x",
-    "1_0",
-    "０",
-    "\x00",
-    "__import__('os').system('touch ran')",
-)
+_WORDS = ("", "1", "-1", "0.5", "True", "nan", "1e999", "9" * 5000, "x", "()", "(1,", "{}", "{'a': 1}")
+_WORDS += ("[" * 300, "None")
+_WORDS += ("'", "\n", "=", ",", "2**99999", "'a' 'b'", "$x", "1_0", "０", "\x00")
+_WORDS += ("__import__('os').system('touch ran')",)
 
 
 def argument(folder: pathlib.Path) -> Target:

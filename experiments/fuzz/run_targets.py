@@ -52,7 +52,8 @@ def exported(folder: pathlib.Path, form: str) -> Target:
         files[path.with_suffix(".json")] = _record(path.with_suffix(".json"))
     else:
         with safetensors.safe_open(path, framework="numpy") as file:
-            about, tensors = json.loads(file.metadata()["tlx"]), {name: file.get_tensor(name) for name in file.keys()}
+            about = json.loads(file.metadata()["tlx"])
+        tensors = safetensors.numpy.load_file(path)
         pack = lambda text: safetensors.numpy.save(tensors, metadata={"tlx": text.decode(errors="replace")})
         files[path] = st.one_of(files[path], records(about).map(pack))
 

@@ -58,22 +58,8 @@ def hostile_pickles(folder: pathlib.Path) -> Target:
     plain = [pickle.dumps(value, 2)[2:-1] for value in values]
     operations = [
         *(b"R", b"\x81", b"\x92", b"b", b"Q", b"\x93", b"(", b"t", b"\x85", b"\x86", b"\x87", b"}", b"]", b")", b"o"),
-        *(
-            b"s",
-            b"u",
-            b"a",
-            b"e",
-            b"0",
-            b"1",
-            b"2",
-            b"q\x00",
-            b"h\x00",
-            b"\x94",
-            b"\x82\x01",
-            b"Pid\n",
-            b"\x90",
-            b"\x8f",
-        ),
+        *(b"s", b"u", b"a", b"e", b"0", b"1", b"2", b"q\x00", b"h\x00", b"\x94", b"\x82\x01", b"Pid\n"),
+        *(b"\x90", b"\x8f"),
         *(b"(" + plain[0] + b"ios\nsystem\n", b"\x97", b"\x98", b"r\xff\xff\xff\x7f", b"\x8e" + b"\xff" * 8),
         *(b"\x95" + struct.pack("<Q", 2**40), b"X" + struct.pack("<I", 2**31), b"\x8d" + struct.pack("<Q", 2**40)),
     ]
@@ -130,19 +116,8 @@ def npz_examples(files: list[bytes]) -> st.SearchStrategy[bytes]:
 
 def npy_headers(elements: bytes) -> st.SearchStrategy[bytes]:
     """Arrays whose headers claim any shape and type of these elements."""
-    kinds = (
-        "'<f4'",
-        "'<f8'",
-        "'|u1'",
-        "'>i2'",
-        "'|O'",
-        "'|S1000000'",
-        "'<U2147483647'",
-        "'|V2'",
-        "'f4,f4'",
-        "'x'",
-        "3",
-    )
+    kinds = ("'<f4'", "'<f8'", "'|u1'", "'>i2'", "'|O'", "'|S1000000'", "'<U2147483647'", "'|V2'", "'f4,f4'")
+    kinds += ("'x'", "3")
     kinds += ("[('a', '<f4')]", "[('a', '<f4', (2147483648,))]", "('<f4', (9, 9, 9))", "'|b1'", "'<M8[s]'")
     side = st.sampled_from(("0", "1", "2", "3", "12", "True", "2.5", "None", "'x'", *map(str, NUMBERS)))
     shape = st.one_of(st.lists(side, max_size=4), st.just(["1"] * 65)).map(lambda sides: f"({','.join([*sides, ''])})")
