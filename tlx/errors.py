@@ -10,7 +10,7 @@ class UserError(ValueError):
     """Bad input. `tlx.main` prints it on one line, without a traceback, and exits with 2.
 
     Write the message as: what is wrong, the value, what to do. It is raised before anything is compiled wherever the
-    input is known by then. A value may have line breaks in it (a file's name, a library's message); the message has not.
+    input is known by then. A value may have line breaks in it (a file's name, a library's words); the message has none.
     """
 
     def __init__(self, message: str):

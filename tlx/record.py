@@ -4,13 +4,12 @@ import dataclasses
 import itertools
 import json
 import pathlib
-import zipfile
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from tlx import pseudo_diagnostics
+from tlx import npz, pseudo_diagnostics
 from tlx.errors import UserError
 from tlx.workdir import read_json
 
@@ -80,9 +79,13 @@ def _read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _read_gallery(path: pathlib.Path) -> dict[str, np.ndarray]:
+    if not path.exists():
+        return {}
     try:
-        return dict(np.load(path, allow_pickle=False)) if path.exists() else {}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+        npz.check(path)
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except Exception as e:  # zipfile, zlib and numpy raise a dozen types between them
         raise UserError(f"{path} is not an npz file ({e}): delete it, the report does without") from None
 
 
