@@ -71,8 +71,9 @@ def _read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
             # The last line of a (phase, step) wins: a run that was killed writes some steps twice.
-            rows.setdefault((str(row["phase"]), int(row["step"])), {}).update(row)
-        except (ValueError, TypeError, KeyError):
+            phase, number = str(row["phase"]), int(row["step"])
+            rows.setdefault((phase, number), {}).update(row | {"phase": phase, "step": number})
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             if i + 1 < len(lines):  # a last line that was cut off is how a killed run ends
                 raise UserError(f"{path} line {i + 1} is not a JSON object with phase and step: delete it") from None
     return list(rows.values())

@@ -99,7 +99,7 @@ def _edit_record(value: Any, edits: Sequence[tuple[int, int, int]]) -> Any:
         spots = list(_spots(holder))
         container, key = spots[at % len(spots)]
         if what < len(ODD):
-            container[key] = ODD[what]
+            container[key] = copy.deepcopy(ODD[what])
         elif what == len(ODD) and container is not holder:
             del container[key]
         else:  # something from elsewhere in the record

@@ -84,7 +84,7 @@ def comparison(folder: pathlib.Path) -> Target:
         with contextlib.redirect_stdout(io.StringIO()):
             compare.write(runs, folder / "out")
 
-    return one_of_files(files, read, names=(str(runs[0]),))
+    return one_of_files(files, read, names=(str(folder),))
 
 
 def going_on(folder: pathlib.Path) -> Target:
