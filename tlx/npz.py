@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-_RATIO = 1032  # what deflate packs at most into a byte (zlib's technical notes)
+DEFLATE_RATIO = 1032  # what deflate packs at most into a byte (zlib's technical notes)
 
 
 def check(path: str | os.PathLike) -> None:
@@ -23,7 +23,7 @@ def check(path: str | os.PathLike) -> None:
     size = os.path.getsize(path)
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
-            if member.compress_size > size or member.file_size > _RATIO * member.compress_size:
+            if member.compress_size > size or member.file_size > DEFLATE_RATIO * member.compress_size:
                 raise ValueError(f"{member.filename[:80]!r} claims more bytes than the file can hold")
             if not member.filename.endswith(".npy"):
                 continue
