@@ -81,6 +81,16 @@ def test_all_damaged(tmp_path):
         Checkpoints(tmp_path / "c").restore_latest(state_at(0))
 
 
+def test_what_orbax_noted_is_damaged(tmp_path):
+    save(Checkpoints(tmp_path / "c"), 1, 0.5)
+    (noted,) = (tmp_path / "c" / "1").glob("metrics/metrics")
+    noted.write_bytes(b"\xff{")
+    with pytest.raises(
+        UserError, match=r"c cannot be read \(UnicodeDecodeError.*restore it, or start with --overwrite"
+    ):
+        Checkpoints(tmp_path / "c")
+
+
 def test_foreign_checkpoint_names_the_first_difference(tmp_path):
     save(Checkpoints(tmp_path / "c"), 1, 0.5)
     with pytest.raises(UserError, match=r"backbone/kernel is of shape \[2, 3\] there and of shape \[2, 4\] here"):

@@ -57,6 +57,9 @@ def test_resolve_takes_back_what_it_wrote():
         ({"seed": True}, "config.seed is True of type bool"),
         ({"train": 3}, "config.train is 3: it is a section with the keys accumulate, "),
         ({"model": "cnn"}, "config.model is 'cnn': it must be a section"),
+        ({"model": {"name": "cnn", "a.b": 1}}, "config.model has the key 'a.b': a key must be a text without dots"),
+        ({"augment": {"shift": {3: 1}}}, "config.augment.shift has the key 3: a key must be a text without dots"),
+        ({"two\nlines": 1}, "unknown config key config.two lines; known"),
         ({"data": ConfigDict({"labels_per_class": 1.5})}, "config.data.labels_per_class is 1.5 of type float"),
     ],
 )

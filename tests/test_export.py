@@ -167,6 +167,47 @@ def test_files_of_somebody_else(run, tmp_path):
         export.load(path)
 
 
+def changed(record, change):
+    """With the innermost values of `change`."""
+    if not isinstance(change, dict) or not isinstance(record, dict):
+        return change
+    return record | {key: changed(record.get(key), value) for key, value in change.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("result.json", {"selected": None}, "'NoneType' object is not subscriptable"),
+        ("result.json", {"selected": {"model": {"name": "mlp", "widths": [9]}}}, "ScopeParamShapeError"),
+        ("result.json", {"selected": {"model": {"name": "mlp", "widths": 9}}}, "widths=9: give a non-empty tuple"),
+        ("result.json", {"selected": {"takes": {"shape": [8, "x", 1]}}}, r"images are \[8, 'x', 1\]: give \[H, W, C\]"),
+        ("task.json", {"image_shape": [8, -8, 1]}, r"image_shape is \[8, -8, 1\], not \[H, W, C\]"),
+        ("task.json", {"class_names": {"a": 1}}, "class_names is {'a': 1}, no list of names"),
+        ("task.json", {"class_names": ["a", "b"]}, "ScopeParamShapeError"),
+    ],
+)
+def test_a_run_whose_records_are_damaged(run, tmp_path, name, change, message):
+    folder = shutil.copytree(run.path, tmp_path / "run")
+    record = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps(changed(record, change)))
+    with pytest.raises(UserError, match=f"{folder}.*{message}"):
+        load_run(folder)
+
+
+def test_an_export_that_says_something_else_of_itself(run, tmp_path):
+    path = export.save(run, tmp_path / "net.stablehlo", format="stablehlo")
+    about = json.loads((tmp_path / "net.json").read_text())
+    for change, message in (
+        ({"class_names": None}, "class_names is None, no list of names"),
+        ({"class_names": ["a"]}, "1 names of classes for logits"),
+        ({"image_shape": [8, 9, 1]}, "cannot be read"),
+        ({"image_shape": [8, 8, 0.5]}, "image_shape is"),
+    ):
+        (tmp_path / "net.json").write_text(json.dumps(about | change))
+        with pytest.raises(UserError, match=f"{path}.*{message}.*: export the run again"):
+            export.load(path)
+
+
 def test_wrong_images(run, tmp_path):
     exported = export.load(export.save(run, tmp_path / "net", format="safetensors"))
     for images, message in (

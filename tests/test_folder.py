@@ -114,9 +114,10 @@ def test_hashes_are_noted_of_files_that_have_been_at_rest(tmp_path, monkeypatch)
     assert len(looked) == 36
     np.testing.assert_array_equal(first.train.images, again.train.images)
     (note,) = (tmp_path / "data" / "folder" / ".notes").iterdir()
-    note.write_text("{")
-    load(root)
-    assert len(looked) == 48
+    for number, text in enumerate(("{", "[]", '{"cat/00.png": 3, "cat/01.png": []}'), 1):
+        note.write_text(text)
+        load(root)
+        assert len(looked) == 36 + 12 * number
 
 
 def test_the_split_stays_where_it_is_when_files_come_or_are_renamed(tmp_path):

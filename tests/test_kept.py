@@ -24,6 +24,21 @@ def keep(folder, key="a", array=ARRAY, dtype="float32", **options):
     return kept.keep(path, rows, key={"weights": key}, shape=array.shape, dtype=dtype, **options), computed
 
 
+@pytest.mark.parametrize("manifest", ["", "[]", "null", "{}", '{"key": 3}', "[" * 100_000])
+@pytest.mark.parametrize("content", [None, b"", b"\x93NUMPY\x01\x00\x08\x00{'descr'"])
+def test_what_is_damaged_is_computed_again(tmp_path, manifest, content):
+    keep(tmp_path)
+    path = tmp_path / "features" / "x.npy"
+    if content is None:
+        path.with_suffix(".json").write_text(manifest)
+    else:
+        path.write_bytes(content)
+    kept.check_training(path, {"weights": "a"}, begun=True)
+    again, computed = keep(tmp_path)
+    np.testing.assert_array_equal(again, ARRAY)
+    assert computed
+
+
 def test_what_was_kept_is_found_and_nothing_else(tmp_path, capsys):
     first, computed = keep(tmp_path)
     assert isinstance(first, np.memmap) and len(computed) == 1

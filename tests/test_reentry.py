@@ -46,6 +46,24 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.parametrize("mark", [None, [], {}, {"kept": 3}, {"kept": [{"before": "2", "config": {}}]}])
+def test_a_mark_that_is_none(folder, mark):
+    workdir_lib.write_json(folder / "reentry.json", mark)
+    with pytest.raises(
+        UserError, match="reentry.json does not say which rounds were kept, .*: restore it, or run again"
+    ):
+        reentry.check(folder, OTHER, 2)
+
+
+def test_lines_that_are_none_are_left_out(folder):
+    """When the curves are rewound, as when the report reads them."""
+    path = folder / "metrics.jsonl"
+    before = path.read_text()
+    path.write_text(before + '[]\n{"phase": "round_3"}\n{"phase": "x", "step": []}\n' + "[" * 100_000 + '\n{"phase')
+    MetricWriter(folder).rewind("x", 0)
+    assert path.read_text() == before
+
+
 def contents(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 

@@ -109,7 +109,7 @@ def test_processes_lose_no_record_of_each_other(experiment, monkeypatch):
 
     monkeypatch.setattr(sweep, "_read_results", slowly)
     variants = [sweep.Variant(label, SCRATCH) for label in ("a", "b")]
-    records = [{"variant": label, "seed": 0, "figures": {"test": 0.5}} for label in ("a", "b")]
+    records = [{"variant": label, "seed": 0, "figures": {"test": 0.5}, "seconds": 1.0} for label in ("a", "b")]
     publish = functools.partial(sweep._publish, experiment, variants=variants, figures={"test": "x"})
     with concurrent.futures.ThreadPoolExecutor(2) as pool:  # flock's lock is the opened file's, not the process's
         list(pool.map(publish, records))
@@ -208,6 +208,20 @@ def test_bad_sweeps(experiment):
     with pytest.raises(UserError, match="put it back"):
         (experiment / "README.md").write_text(sweep_table.BEGIN)
         sweep_table.update_table(experiment / "README.md", "table")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [None, 3, {"seconds": 1e400}, {"seconds": None}, {"seed": "0"}, {"figures": {"test": []}}, {"variant": []}],
+)
+def test_a_record_that_is_none(experiment, change):
+    good = {"variant": "plain", "seed": 0, "figures": {"test": 0.5, "teacher": None}, "seconds": 1.0}
+    write_json(experiment / "results.json", [good])
+    assert sweep.run_sweep(experiment / "sweep.py", keep=True, dry_run=True) == []
+    bad = good | change if isinstance(change, dict) else change
+    write_json(experiment / "results.json", [good, bad] if change else change)
+    with pytest.raises(UserError, match=r"results.json is no list of a sweep's records: restore it, or delete it"):
+        sweep.run_sweep(experiment / "sweep.py", keep=True, dry_run=True)
 
 
 def test_mean_and_spread_by_hand():

@@ -35,6 +35,17 @@ def test_another_config_is_refused(tmp_path):
             pass
 
 
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, "1" * 5000, "\xff"])
+def test_a_record_that_is_not_json(tmp_path, text):
+    """Also one that is nested deeper, or has a longer number, than Python takes."""
+    (tmp_path / "config.json").write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match=r"config.json is not valid JSON \(.*\): restore it, or run again") as e:
+        workdir_lib.read_json(tmp_path / "config.json")
+    assert len(str(e.value).splitlines()) == 1
+    with pytest.raises(UserError, match="cannot be read"):
+        workdir_lib.read_json(tmp_path)
+
+
 def test_a_file_and_an_unwritable_folder(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="is a file"), workdir_lib.open_workdir(tmp_path / "file", CONFIG):

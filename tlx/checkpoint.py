@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from tlx.errors import UserError
+from tlx.errors import UserError, reading
 
 PyTree = Any
 ACCURACY, LOSS = "validation/accuracy", "validation/loss"
@@ -46,17 +46,19 @@ class Checkpoints:
     def __init__(self, folder: pathlib.Path, *, keep: int = 2):
         policy = checkpoint_managers
         self.folder = folder.absolute()
-        self._manager = _Manager(
-            self.folder,
-            item_handlers={"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
-            options=ocp.CheckpointManagerOptions(
-                best_fn=_score,
-                preservation_policy=policy.AnyPreservationPolicy(
-                    [policy.LatestN(keep), policy.BestN(get_metric_fn=_score, n=1)]
+        # What orbax notes beside the checkpoints it reads here, and the checkpoints not before they are asked for.
+        with reading(self.folder, remedy="what orbax noted in it is damaged: restore it, or start with --overwrite"):
+            self._manager = _Manager(
+                self.folder,
+                item_handlers={"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
+                options=ocp.CheckpointManagerOptions(
+                    best_fn=_score,
+                    preservation_policy=policy.AnyPreservationPolicy(
+                        [policy.LatestN(keep), policy.BestN(get_metric_fn=_score, n=1)]
+                    ),
+                    enable_async_checkpointing=False,
                 ),
-                enable_async_checkpointing=False,
-            ),
-        )
+            )
 
     def save(self, step: int, state: PyTree, meta: dict[str, Any], metrics: dict[str, float] | None) -> None:
         """Saves; `metrics` None (the run was asked to stop between evaluations) is never the best."""

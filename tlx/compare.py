@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from tlx import page, plots, record
-from tlx.errors import UserError
+from tlx.errors import UserError, reading
 from tlx.record import Run
+from tlx.workdir import RESTORE
 
 # The figures that are shown first, and drawn.
 _MAIN = ("test_accuracy", "test_accuracy_last", "validation_accuracy", "test_loss")
@@ -137,19 +138,20 @@ def write(run_dirs: Sequence[str | pathlib.Path], out: str | pathlib.Path | None
       UserError: as `summarize`; or `out` is not writable.
     """
     runs = _load(run_dirs)
-    rows, notes = summarize(runs), _notes(runs)
     beside = pathlib.Path(os.path.commonpath([run.path.resolve().parent for run in runs]))
     out = pathlib.Path(out) if out else beside / "comparison"
     draw = page.drawer(out)
-    notes += [f"{row['letter']} has a seed more than once." for row in rows if len(set(row["seeds"])) < row["n"]]
-    _print(rows, notes)
-    sections = [
-        page.section("Figures", *(f"<p class=banner>{page.text(note)}</p>" for note in notes), _table(rows)),
-        page.section("Seed by seed", f"<div class=pair>{''.join(_dots(rows, draw))}</div>"),
-        page.section("Curves", f"<div class=pair>{''.join(_overlays(runs, rows, draw))}</div>"),
-        page.section("What differs between the configs", _differences(rows)),
-        page.section("Runs", page.table((), [(row["letter"], ", ".join(row["runs"])) for row in rows])),
-    ]
+    with reading(beside, remedy=f"a record of one of its runs is damaged: {RESTORE}"):
+        rows, notes = summarize(runs), _notes(runs)
+        notes += [f"{row['letter']} has a seed more than once." for row in rows if len(set(row["seeds"])) < row["n"]]
+        _print(rows, notes)
+        sections = [
+            page.section("Figures", *(f"<p class=banner>{page.text(note)}</p>" for note in notes), _table(rows)),
+            page.section("Seed by seed", f"<div class=pair>{''.join(_dots(rows, draw))}</div>"),
+            page.section("Curves", f"<div class=pair>{''.join(_overlays(runs, rows, draw))}</div>"),
+            page.section("What differs between the configs", _differences(rows)),
+            page.section("Runs", page.table((), [(row["letter"], ", ".join(row["runs"])) for row in rows])),
+        ]
     count = f"{sum(row['n'] for row in rows)} finished runs, {len(rows)} config{'s' if len(rows) > 1 else ''}"
     return page.save(out / "comparison.html", "Comparison", count, sections)
 

@@ -116,6 +116,7 @@ def _merge(given: dict[str, Any], defaults: dict[str, Any], where: str) -> dict[
         if key in OPEN:
             if not isinstance(value, dict):
                 raise UserError(f"{name} is {value!r}: it must be a section of options")
+            _check_keys(value, name)
             merged[key] = value
         elif isinstance(default, dict):
             if not isinstance(value, dict):
@@ -124,6 +125,15 @@ def _merge(given: dict[str, Any], defaults: dict[str, Any], where: str) -> dict[
         else:
             merged[key] = _cast(value, default, name)
     return merged
+
+
+def _check_keys(section: Mapping[Any, Any], where: str) -> None:
+    """Of an open section, whose keys are not known here: they must be such that a path of them can be written."""
+    for key, value in section.items():
+        if not isinstance(key, str) or "." in key:
+            raise UserError(f"{where} has the key {key!r}: a key must be a text without dots")
+        if isinstance(value, Mapping):
+            _check_keys(value, f"{where}.{key}")
 
 
 def _cast(value: Any, default: Any, name: str) -> Any:

@@ -33,7 +33,7 @@ from tlx.data.augment import to_float
 from tlx.data.source import check_examples
 from tlx.errors import UserError, did_you_mean, reading
 from tlx.pretrained import TrainedRun, load_run, rebuild, weights
-from tlx.pretrained.run import network_only
+from tlx.pretrained.run import network_only, read_task
 from tlx.workdir import read_json, write_bytes, write_json
 
 PyTree = Any
@@ -108,7 +108,12 @@ def load(path: str | os.PathLike) -> Exported:
     with reading(path):
         content = path.read_bytes()
     about, call = (_load_safetensors if content[8:9] == b"{" else _load_stablehlo)(path, content)
-    return Exported(tuple(about["class_names"]), tuple(about["image_shape"]), about["digest"], call)
+    with reading(path, remedy="it, or the JSON beside it, is damaged: export the run again"):
+        class_names, image_shape = read_task(about)
+        logits = jax.eval_shape(call, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+        if logits.shape != (1, len(class_names)):
+            raise ValueError(f"{len(class_names)} names of classes for logits {list(logits.shape)}")
+        return Exported(class_names, image_shape, about["digest"], call)
 
 
 def main(argv: list[str] | None = None) -> int:

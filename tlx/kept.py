@@ -127,14 +127,15 @@ def cast(part: np.ndarray, dtype: Any, *, what: str) -> np.ndarray:
 def _manifest(path: pathlib.Path) -> dict[str, Any] | None:
     """Of the array at `path`; None where there is none that can be read."""
     try:
-        return json.loads(path.with_suffix(".json").read_text())
-    except (OSError, ValueError):
+        manifest = json.loads(path.with_suffix(".json").read_text())
+        return manifest if isinstance(manifest["key"], dict) else None
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
 
 
 def _load(path: pathlib.Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray | None:
     try:
-        found = np.load(path, mmap_mode="r")
-    except (OSError, ValueError):  # absent, or cut off
+        found = np.lib.format.open_memmap(path, mode="r")
+    except Exception:  # absent, or damaged, for which numpy has many types
         return None
     return found if (found.shape, found.dtype) == (tuple(shape), dtype) else None

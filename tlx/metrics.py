@@ -45,13 +45,14 @@ class MetricWriter:
         if not self._path.exists():
             return
         kept = []
-        for line in self._path.read_text().splitlines():
+        for line in self._path.read_text(errors="replace").splitlines():
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # the last line of a killed run, cut off
-            if record["phase"] != phase or record["step"] <= step:
-                kept.append(line)
+                of, at = record["phase"], record["step"]
+                if of != phase or at <= step:
+                    kept.append(line)
+            except (ValueError, TypeError, KeyError, RecursionError):
+                continue  # the last line of a killed run, cut off, or none of ours
         write_bytes(self._path, "".join(line + "\n" for line in kept).encode())
 
     def write(self, phase: str, step: int, values: Mapping[str, float]) -> None:

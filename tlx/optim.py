@@ -166,7 +166,10 @@ def label_parameters(
 ) -> dict[str, str]:
     """Gives each path the group of the first rule that matches all of it; raises UserError as `make_optimizer`."""
     compiled = []
-    for regex, group in rules:
+    for rule in rules:
+        if not isinstance(rule, tuple | list) or [type(part) for part in rule] != [str, str]:
+            raise UserError(f"optim.rules has {rule!r}: each of them is two texts, (regex, group)")
+        regex, group = rule
         if group != FROZEN and group not in known_groups:
             raise UserError(
                 f"rule ({regex!r}, {group!r}): no group {group!r}; the groups are {', '.join([FROZEN, *known_groups])}"

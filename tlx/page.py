@@ -131,7 +131,7 @@ def save(path: pathlib.Path, title: str, subtitle: str, sections: Sequence[str])
         f"<header><h1>{text(title)}</h1><p>{text(subtitle)}</p></header><main>{''.join(sections)}</main></body></html>\n"
     )
     try:
-        write_bytes(path, page.encode())
+        write_bytes(path, page.encode(errors="backslashreplace"))  # JSON can name halves of characters
     except OSError as e:
         raise UserError(f"{path} cannot be written ({e.strerror}): choose another folder with --out") from None
     return path

@@ -49,7 +49,8 @@ def read_images(path: str | os.PathLike, shape: tuple[int, int, int]) -> tuple[n
         raise UserError(f"no image at {path}")
     try:
         if path.suffix == ".npy":
-            return _from_array(np.load(path, allow_pickle=False), path, shape), ""
+            # Mapped: to read it, numpy would first reserve what its header asks for.
+            return _from_array(np.lib.format.open_memmap(path, mode="r"), path, shape), ""
         if channels not in (1, 3):
             raise UserError(f"the run expects {channels} channels: give its images as npy [H, W, {channels}]")
         with PIL.Image.open(path) as image:
@@ -101,7 +102,7 @@ def _from_array(array: np.ndarray, path: pathlib.Path, shape: tuple[int, int, in
         raise UserError(f"{path} is of shape {list(array.shape)}: the run expects [B, {', '.join(map(str, shape))}]")
     if array.dtype.kind == "f" and not (np.isfinite(array).all() and 0 <= array.min() and array.max() <= 1):
         raise UserError(f"{path} has values {array.min()}..{array.max()}: floats must be finite and in 0..1")
-    return array if array.dtype == np.uint8 else array.astype(np.float32)
+    return np.array(array, np.uint8 if array.dtype == np.uint8 else np.float32)
 
 
 if __name__ == "__main__":

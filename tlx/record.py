@@ -4,13 +4,12 @@ import dataclasses
 import itertools
 import json
 import pathlib
-import zipfile
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from tlx import pseudo_diagnostics
+from tlx import npz, pseudo_diagnostics
 from tlx.errors import UserError
 from tlx.workdir import read_json
 
@@ -72,17 +71,22 @@ def _read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
             # The last line of a (phase, step) wins: a run that was killed writes some steps twice.
-            rows.setdefault((str(row["phase"]), int(row["step"])), {}).update(row)
-        except (ValueError, TypeError, KeyError):
+            phase, number = str(row["phase"]), int(row["step"])
+            rows.setdefault((phase, number), {}).update(row | {"phase": phase, "step": number})
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             if i + 1 < len(lines):  # a last line that was cut off is how a killed run ends
                 raise UserError(f"{path} line {i + 1} is not a JSON object with phase and step: delete it") from None
     return list(rows.values())
 
 
 def _read_gallery(path: pathlib.Path) -> dict[str, np.ndarray]:
+    if not path.exists():
+        return {}
     try:
-        return dict(np.load(path, allow_pickle=False)) if path.exists() else {}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+        npz.check(path)
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except Exception as e:  # zipfile, zlib and numpy raise a dozen types between them
         raise UserError(f"{path} is not an npz file ({e}): delete it, the report does without") from None
 
 

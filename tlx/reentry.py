@@ -23,7 +23,7 @@ from tlx import ledger
 from tlx.errors import UserError
 from tlx.metrics import MetricWriter
 from tlx.record import flatten
-from tlx.workdir import as_read, canonical, read_json, remove, write_json
+from tlx.workdir import RESTORE, as_read, canonical, read_json, remove, write_json
 
 Config = Mapping[str, Any]
 # Of these the whole run is made: with another one the rounds that are kept would be another run's.
@@ -106,7 +106,7 @@ def kept(workdir: pathlib.Path, config: Config, from_round: int) -> list[dict[st
       [{"before": round, "config": {...}}], by rising round: rounds before it, unless before an earlier one, are of that
       config. Empty for a run that was never begun anew.
     """
-    earlier = _mark(workdir).get("kept", [])
+    earlier = _mark(workdir)["kept"]
     if not from_round or done(workdir, config, from_round):
         return earlier
     last = config_of(earlier, from_round - 1) or read_json(workdir / "config.json")
@@ -143,7 +143,13 @@ def _changes(old: Config, new: Config) -> dict[str, list[Any]]:
 
 def _mark(workdir: pathlib.Path) -> dict[str, Any]:
     path = workdir / "reentry.json"
-    return read_json(path) if path.exists() else {}
+    mark = read_json(path) if path.exists() else {"kept": []}
+    parts = mark.get("kept") if isinstance(mark, dict) else None
+    if not isinstance(parts, list) or not all(
+        isinstance(p, dict) and type(p.get("before")) is int and isinstance(p.get("config"), dict) for p in parts
+    ):
+        raise UserError(f"{path} does not say which rounds were kept, and of which config: {RESTORE}")
+    return mark
 
 
 def _sha256(config: Config) -> str:

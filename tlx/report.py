@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from tlx import compare, freeze_rule, page, plots, progress, record
-from tlx.errors import UserError
+from tlx.errors import UserError, reading
 from tlx.record import Run
 from tlx.report_compression import compression, compression_table
 from tlx.report_ledger import family_tree
 from tlx.report_pseudo_labels import pseudo_labels
+from tlx.workdir import RESTORE
 
 __all__ = ["SECTIONS", "compression_table", "main", "rounds_table", "wilson", "write"]
 
@@ -45,8 +46,10 @@ def write(run_dir: str | pathlib.Path, out: str | pathlib.Path | None = None) ->
     """
     run = record.load(run_dir)
     out = pathlib.Path(out) if out else run.path
-    sections = [section(run, page.drawer(out)) for section in SECTIONS]
-    subtitle = f"{run.get('recipe', 'run')} · seed {run.get('seed', '?')} · {run.get('devices', 'unfinished')}"
+    # Here and not in each of the sections, which may so trust that a record is what the run wrote.
+    with reading(run.path, remedy=f"a record in it is damaged: {RESTORE}"):
+        sections = [section(run, page.drawer(out)) for section in SECTIONS]
+        subtitle = f"{run.get('recipe', 'run')} · seed {run.get('seed', '?')} · {run.get('devices', 'unfinished')}"
     return page.save(out / "report.html", str(run.get("name", run.path.name)), subtitle, sections)
 
 

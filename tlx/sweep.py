@@ -208,7 +208,24 @@ def _publish(
 
 def _read_results(folder: pathlib.Path) -> dict[tuple[str, int], dict[str, Any]]:
     path = folder / "results.json"
-    return {(r["variant"], r["seed"]): r for r in read_json(path)} if path.exists() else {}
+    records = read_json(path) if path.exists() else []
+    if not isinstance(records, list) or not all(map(_is_record, records)):
+        raise UserError(f"{path} is no list of a sweep's records: restore it, or delete it and run the sweep again")
+    return {(record["variant"], record["seed"]): record for record in records}
+
+
+def _is_record(record: Any) -> bool:
+    """Whether it has what `_record` writes, as far as anybody reads it back."""
+    return (
+        isinstance(record, dict)
+        and isinstance(record.get("variant"), str)
+        and type(record.get("seed")) is int
+        and isinstance(record.get("config", ""), str)
+        and isinstance(record.get("seconds"), int | float)
+        and 0 <= record["seconds"] < 1e9
+        and isinstance(record.get("figures"), dict)
+        and all(isinstance(value, int | float | None) for value in record["figures"].values())
+    )
 
 
 def _record(run: Planned, result: Mapping[str, Any], figures: Mapping[str, str]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import logsumexp
 
-from tlx import ensemble, kept, models, pretrained
+from tlx import ensemble, kept, models, npz, pretrained
 from tlx.data.view import look, view_keys
 from tlx.errors import UserError, did_you_mean
 
@@ -227,12 +227,15 @@ def read_logits(
         raise UserError(f"teacher.logits is {path}: name an existing .npy, or an .npz that holds logits")
     made_for = ""
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
         if path.suffix == ".npz":
-            made_for = str(found["fingerprint"]) if "fingerprint" in found else ""
-            found = found["logits"]
-    except (OSError, ValueError, KeyError, EOFError) as e:
-        raise UserError(f"teacher.logits: {path} is no file of logits ({e})") from None
+            npz.check(path)
+            with np.load(path, allow_pickle=False) as arrays:
+                made_for = str(arrays["fingerprint"]) if "fingerprint" in arrays else ""
+                found = arrays["logits"]
+        else:
+            found = np.lib.format.open_memmap(path, mode="r")
+    except Exception as e:  # zipfile, zlib, tokenize and numpy raise a dozen types between them
+        raise UserError(f"teacher.logits: {path} is no file of logits ({e}): save it by np.save or np.savez") from None
     if found.shape != (len(labels), num_classes) or found.dtype.kind != "f":
         raise UserError(
             f"teacher.logits: {path} is {found.dtype} {list(found.shape)}; the {len(labels):,} training images and "

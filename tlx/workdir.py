@@ -27,6 +27,9 @@ class InUse(UserError):
     """The folder is another process's for now."""
 
 
+# What to do about a record that is damaged.
+RESTORE = "restore it, or run again with --overwrite"
+
 # All that a run makes. `--overwrite` removes these and nothing else, whatever folder it was pointed at.
 OWN = (
     *("config.json", "task.json", "splits.json", "result.json", "metrics.jsonl", "report.html", "gallery.npz"),
@@ -142,8 +145,10 @@ def read_json(path: pathlib.Path) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path} is missing: is {path.parent} the folder of a tlx run?") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
-        raise UserError(f"{path} is not valid JSON ({e}): restore it, or run again with --overwrite") from None
+    except OSError as e:
+        raise UserError(f"{path} cannot be read ({e.strerror}): check the path") from None
+    except (ValueError, RecursionError) as e:  # also a number of more digits, or a nesting, than Python takes
+        raise UserError(f"{path} is not valid JSON ({e}): {RESTORE}") from None
 
 
 def _check(workdir: pathlib.Path, config: dict[str, Any], any_config: bool) -> None:

@@ -16,7 +16,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import PIL.Image
@@ -24,6 +24,7 @@ import tensorflow_datasets as tfds
 
 from tlx import progress
 from tlx.errors import UserError
+from tlx.npz import DEFLATE_RATIO
 
 Arrays = tuple[np.ndarray, np.ndarray]  # images uint8 [N, H, W], labels [N]
 
@@ -198,24 +199,36 @@ def _find_idx(folder: Path, stem: str, kind: str, rank: int) -> Path:
 def _read_idx(path: Path, magic: int) -> np.ndarray:
     """The array in an IDX file: a big-endian magic number, the sizes, the bytes (http://yann.lecun.com/exdb/mnist)."""
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            return _read_open_idx(file, path, magic)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path} is not a whole gzip file ({error}): fetch it again") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): check its permissions") from None
+
+
+def _read_open_idx(file: BinaryIO, path: Path, magic: int) -> np.ndarray:
     rank = magic & 0xFF
-    header = 4 * (1 + rank)
-    if len(content) < header:
-        raise UserError(f"{path} has {len(content)} bytes, fewer than the {header} of its header: fetch it again")
-    found = int.from_bytes(content[:4], "big")
+    header = file.read(4 * (1 + rank))
+    if len(header) < 4 * (1 + rank):
+        raise UserError(
+            f"{path} has {len(header)} bytes, fewer than the {4 * (1 + rank)} of its header: fetch it again"
+        )
+    found = int.from_bytes(header[:4], "big")
     if found != magic:
-        fix = "it is gzip: add .gz to its name" if content[:2] == b"\x1f\x8b" else "it is not the IDX file it is named"
+        fix = "it is gzip: add .gz to its name" if header[:2] == b"\x1f\x8b" else "it is not the IDX file it is named"
         raise UserError(f"{path} begins with {found:#010x} instead of {magic:#010x}: {fix}")
-    shape = tuple(np.frombuffer(content, ">u4", rank, offset=4).tolist())
-    expected = header + int(math.prod(shape))
-    if len(content) != expected:
-        raise UserError(f"{path} should have {expected} bytes for shape {shape} but has {len(content)}: fetch it again")
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    shape = tuple(np.frombuffer(header, ">u4", rank, offset=4).tolist())
+    # No more is asked for than the header says and, since that is reserved, than the file can hold.
+    most = path.stat().st_size * (DEFLATE_RATIO if path.suffix == ".gz" else 1)
+    content = file.read(min(math.prod(shape) + 1, most))
+    if len(content) != math.prod(shape):
+        expected, has = (len(header) + size for size in (math.prod(shape), len(content)))
+        raise UserError(
+            f"{path} should have {expected} bytes for shape {shape} but has {'more' if has > expected else has}: "
+            "fetch it again"
+        )
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def _digest(arrays: dict[str, Arrays]) -> str:

@@ -170,13 +170,14 @@ def _look(paths: list[Path], root: Path, notes: Path) -> dict[Path, tuple[str, b
       UserError: files that Pillow does not take for images.
     """
     try:
-        known = json.loads(notes.read_text())
-    except (OSError, ValueError):
+        known = dict(json.loads(notes.read_text()))
+    except (OSError, ValueError, TypeError, RecursionError):
         known = {}
+    known = {key: note for key, note in known.items() if isinstance(note, list) and len(note) == 3}
     seen, broken, noted, new = {}, {}, {}, []
     for path in paths:
         key, stamp = path.relative_to(root).as_posix(), _stamp(path)
-        if stamp and known.get(key, [None])[0] == stamp:
+        if stamp and key in known and known[key][0] == stamp:
             noted[key] = known[key]
             seen[path] = tuple(known[key][1:])
         else:

@@ -153,9 +153,9 @@ def _decode(source: Any, folder: Path, split: str, arrays: dict[str, np.ndarray]
 
 def _map(path: Path, like: np.ndarray) -> np.ndarray | None:
     try:
-        array = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError):
-        return None  # not there, or cut short
+        array = np.lib.format.open_memmap(path, mode="r")
+    except Exception:  # not there, or damaged, for which numpy has many types
+        return None
     return array if (array.shape, array.dtype) == (like.shape, like.dtype) else None
 
 

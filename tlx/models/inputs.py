@@ -1,6 +1,7 @@
 """What a network takes, from images as everybody has them. It belongs to the network as much as its weights do."""
 
 import dataclasses
+import numbers
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,9 @@ class Input:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if not len(self.mean) == len(self.std) == self.shape[2] or min(self.std) <= 0:
+        if len(self.shape) != 3 or not all(isinstance(side, numbers.Integral) and side > 0 for side in self.shape):
+            raise UserError(f"the network's images are {list(self.shape)}: give [H, W, C], whole numbers > 0")
+        if not len(self.mean) == len(self.std) == self.shape[2] or not min(self.std) > 0:
             raise UserError(
                 f"mean {self.mean} and std {self.std} do not fit images {list(self.shape)}: give one of each for every "
                 "channel, std > 0"

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from tlx import models
 from tlx.checkpoint import restore_variables
-from tlx.errors import UserError
-from tlx.workdir import read_json
+from tlx.errors import UserError, reading
+from tlx.workdir import RESTORE, read_json
 
 PyTree = Any
 
@@ -58,7 +59,8 @@ def load_run(path: str | os.PathLike) -> TrainedRun:
     """Loads the network that a finished run ended with: the checkpoint that was best on validation.
 
     Raises:
-      UserError: not a run's folder, an unfinished run, a missing or damaged checkpoint.
+      UserError: not a run's folder, an unfinished run, a missing or damaged record or checkpoint, or ones that do not
+        fit together.
     """
     path = pathlib.Path(path).expanduser()
     if not (path / "config.json").exists():
@@ -66,18 +68,38 @@ def load_run(path: str | os.PathLike) -> TrainedRun:
     if not (path / "result.json").exists():
         raise UserError(f"{path} is unfinished (no result.json): run its command again, it goes on where it stopped")
     result, task = read_json(path / "result.json"), read_json(path / "task.json")
-    selected = result["selected"]
-    model, takes = rebuild(selected, num_classes=len(task["class_names"]))
-    variables = network_only(restore_variables(path / "checkpoints" / selected["phase"], selected["step"]))
-    return TrainedRun(
-        path=path,
-        model=model,
-        variables=add_bias(variables, selected["bias"]) if selected.get("bias") else variables,
-        class_names=tuple(task["class_names"]),
-        image_shape=tuple(task["image_shape"]),
-        takes=takes,
-        result=result,
-    )
+    with reading(path, remedy=f"a record in it is damaged: {RESTORE}"):
+        selected, (class_names, image_shape) = result["selected"], read_task(task)
+        model, takes = rebuild(selected, num_classes=len(class_names))
+        variables = network_only(restore_variables(path / "checkpoints" / selected["phase"], selected["step"]))
+        variables = add_bias(variables, selected["bias"]) if selected.get("bias") else variables
+        check_fits(models.make_apply(model, takes=takes), variables, image_shape)
+        return TrainedRun(path, model, variables, class_names, image_shape, takes, result)
+
+
+def read_task(record: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[int, int, int]]:
+    """The names of the classes and (H, W, C) of the images, as `task.json` and an exported file have them.
+
+    Raises:
+      ValueError: they are something else.
+    """
+    names, shape = record["class_names"], record["image_shape"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"class_names is {names!r}, no list of names"[:200])
+    if not isinstance(shape, list) or len(shape) != 3 or not all(type(n) is int and 0 < n < 2**31 for n in shape):
+        raise ValueError(f"image_shape is {shape!r}, not [H, W, C]"[:200])
+    return tuple(names), tuple(shape)
+
+
+def check_fits(apply: Callable, variables: PyTree, image_shape: tuple[int, int, int]) -> None:
+    """Traces a prediction, which computes nothing: raises what flax or jax do where weights, network and images differ.
+
+    Args:
+      apply: `apply(variables, images, train=False)`.
+      variables, image_shape: what it is about to be given.
+    """
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    jax.eval_shape(lambda variables, images: apply(variables, images, train=False), variables, images)
 
 
 def rebuild(selected: Mapping[str, Any], *, num_classes: int) -> tuple[models.Classifier, models.Input]:

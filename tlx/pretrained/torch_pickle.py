@@ -7,6 +7,7 @@ beyond its own length; it can still waste time, or end the process with tuples n
 """
 
 import io
+import os
 import pathlib
 import pickle
 import pickletools
@@ -68,7 +69,7 @@ def unpickle(file: BinaryIO, path: pathlib.Path) -> tuple[Any, dict[str, Storage
       Exception: of any type, where the pickle is damaged.
     """
     start = file.tell()
-    for opcode, argument, place in pickletools.genops(file):
+    for opcode, argument, place in pickletools.genops(_Bounded(file)):
         # `pickle` makes its memo as long as the largest index: one of 2**31 would take 32 GiB.
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > place:
             raise pickle.UnpicklingError("a memo index out of range")
@@ -76,6 +77,19 @@ def unpickle(file: BinaryIO, path: pathlib.Path) -> tuple[Any, dict[str, Storage
     file.seek(start)
     unpickler = _Unpickler(file.read(end - start), path)
     return unpickler.load(), unpickler.storages
+
+
+class _Bounded:
+    """A file whose `read` asks for no more than there is: what is asked for, Python reserves before it reads."""
+
+    def __init__(self, file: BinaryIO):
+        place = file.tell()
+        self._file, self._end = file, file.seek(0, os.SEEK_END)
+        file.seek(place)
+        self.tell, self.readline = file.tell, file.readline
+
+    def read(self, size: int) -> bytes:
+        return self._file.read(min(size, self._end - self._file.tell()))
 
 
 class _Dict(dict):

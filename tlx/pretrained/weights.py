@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
+from tlx import npz
 from tlx.errors import UserError, did_you_mean, reading
 from tlx.pretrained.torch_file import ZIP, read_torch
 
@@ -99,6 +100,8 @@ def digest(tensors: Mapping[str, np.ndarray]) -> str:
 
 
 def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+    with reading(path):
+        npz.check(path)
     with reading(path), np.load(path, allow_pickle=False) as archive:
         arrays = {}
         for name in archive.files:
