@@ -215,7 +215,7 @@ def test_bad_sweeps(experiment):
     [None, 3, {"seconds": 1e400}, {"seconds": None}, {"seed": "0"}, {"figures": {"test": []}}, {"variant": []}],
 )
 def test_a_record_that_is_none(experiment, change):
-    good = {"variant": "plain", "seed": 0, "figures": {"test": 0.5, "teacher": None}, "seconds": 1.0}
+    good = {"variant": "plain", "seed": 0, "figures": {"test": 0.5, "teacher": None}, "seconds": 1.0, "config": "[/]"}
     write_json(experiment / "results.json", [good])
     assert sweep.run_sweep(experiment / "sweep.py", keep=True, dry_run=True) == []
     bad = good | change if isinstance(change, dict) else change

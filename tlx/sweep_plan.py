@@ -11,6 +11,8 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import rich.markup
+
 from tlx import progress
 from tlx.errors import UserError
 
@@ -94,7 +96,8 @@ def left(runs: Sequence[Planned], records: Mapping[tuple[str, int], Mapping[str,
     for run in reversed(runs):
         made_by = records[run.key].get("config", run.digest) if run.key in records else None
         if made_by not in (None, run.digest):
-            progress.say(f"{run.label}, seed {run.seed}: run again, its config was {made_by} and is {run.digest}")
+            was = rich.markup.escape(made_by)
+            progress.say(f"{run.label}, seed {run.seed}: run again, its config was {was} and is {run.digest}")
         if made_by != run.digest or any(other.needs([run]) for other in chosen):
             chosen.append(run)
     return chosen[::-1]
