@@ -40,6 +40,8 @@ def join(*, coordinator: str = "", num_processes: int = 0, process_id: int = -1)
             "coordinator_address": coordinator,
             "num_processes": num_processes,
             "process_id": process_id,
+            # What is said is meant: else jax, in a SLURM job, would give this process one of its GPUs.
+            "cluster_detection_method": "deactivate",
         }
     try:
         jax.distributed.initialize(**explicit)
