@@ -49,9 +49,10 @@ def small(model="cnn", *, frozen=FROZEN, **changes):
     ("model", "frozen", "level"),
     [
         ("cnn", FROZEN, "pooled"),
+        ("resnet8", FROZEN, "pooled"),
         ("resnet8", r"backbone/(stem|stage1)/.*", "stage1"),  # above it BatchNorms learn on the batches
     ],
-    ids=["cnn", "resnet8 from stage1"],
+    ids=["cnn", "resnet8", "resnet8 from stage1"],
 )
 def test_training_on_features_is_bit_for_bit_training_on_images(model, frozen, level, tmp_path):
     config = small(model, frozen=frozen)

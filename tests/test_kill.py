@@ -49,7 +49,9 @@ def in_rename(name):
 
 def run(place, workdir):
     if place == "teacher": in_checkpoint("teacher", 4)
+    elif place == "teacher's mark": in_rename("phases/teacher.json")
     elif place == "ledger": in_rename("ledger.json")
+    elif place == "diagnosis": in_rename("pseudo_labels/round_1.json")
     elif place == "pseudo-labels": in_rename("pseudo_labels/round_1.npz")
     elif place == "student": after_metrics("round_1", 4)
     elif place == "between rounds": self_train.promotion.compare = die
@@ -67,7 +69,8 @@ for place, workdir in json.loads(sys.argv[1]):
     ends.append([place, os.waitstatus_to_exitcode(status), os.path.exists(workdir + "/result.json")])
 json.dump(ends, open(sys.argv[2], "w"))
 """
-PLACES = ["teacher", "ledger", "pseudo-labels", "student", "between rounds", "second student", "result"]
+PLACES = ["teacher", "teacher's mark", "ledger", "diagnosis", "pseudo-labels", "student", "between rounds"]
+PLACES += ["second student", "result"]
 
 
 def test_sigkill_in_every_phase(tmp_path):
