@@ -23,6 +23,7 @@ def state_at(step, *, width=3, ema=True):
 
 def save(checkpoints, step, accuracy, loss=1.0):
     checkpoints.save(step, state_at(step), {"phase": "x", "step": step}, {ACCURACY: accuracy, LOSS: loss})
+    checkpoints.wait()
 
 
 def truncate(folder):
@@ -74,6 +75,66 @@ def test_an_unfinished_save_is_not_there(tmp_path):
     assert Checkpoints(tmp_path / "c").restore_latest(state_at(0))[0] == 1
 
 
+def test_saving_goes_on_while_training_does(tmp_path):
+    """What is saved is the state as it was, though the next steps take its memory before it is written."""
+    state = jax.device_put(state_at(0, width=200_000))
+    step = jax.jit(lambda s: jax.tree.map(lambda x: x + jnp.ones((), x.dtype), s), donate_argnums=0)
+    checkpoints = Checkpoints(tmp_path / "c", keep=3)
+    wanted = {}
+    for number in range(3):
+        wanted[number] = jax.device_get(state)
+        checkpoints.save(number, state, {}, None)
+        state = step(state)
+        assert jax.device_get(state.step) == number + 1
+    checkpoints.wait()
+    for number in range(3):
+        got = restore_variables(tmp_path / "c", number)["params"]["backbone"]["kernel"]
+        np.testing.assert_array_equal(got, wanted[number].ema_params["backbone"]["kernel"])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_flipped_bit_is_found(tmp_path, seed):
+    """In any file of a checkpoint: it is skipped, and said, or refused; or the bit meant nothing to anybody."""
+    save(Checkpoints(tmp_path / "c"), 1, 0.5)
+    save(Checkpoints(tmp_path / "c"), 2, 0.5)
+    rng, found = np.random.default_rng(seed), 0
+    files = sorted(path for path in (tmp_path / "c" / "2").rglob("*") if path.is_file())
+    for path in files:
+        before = path.read_bytes()
+        damaged = bytearray(before)
+        damaged[rng.integers(len(before))] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        try:
+            step, state, _, said = Checkpoints(tmp_path / "c").restore_latest(state_at(0))
+        except UserError:
+            found += 1
+        else:
+            chex.assert_trees_all_equal(state, state_at(step))
+            assert bool(said) == (step == 1)
+            found += step == 1
+        path.write_bytes(before)
+    assert found >= 3  # of the arrays' files at least, of which there are several
+
+
+def test_other_figures_than_were_saved(tmp_path):
+    """orbax keeps the best by its own note of the figures: it is held to what lies in the checkpoint."""
+    save(Checkpoints(tmp_path / "c"), 1, 0.5)
+    (note,) = (tmp_path / "c" / "1").glob("metrics/metrics")
+    note.write_text(note.read_text().replace("0.5", "0.9"))
+    with pytest.raises(UserError, match="note of the validation figures is not what was saved: restore it"):
+        Checkpoints(tmp_path / "c")
+
+
+def test_what_cannot_be_written(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path / "c")
+    save(checkpoints, 1, 0.5)
+    # The folder is a file now: neither this save nor a later one can be made, whoever runs the test.
+    (tmp_path / "c").rename(tmp_path / "d")
+    (tmp_path / "c").write_text("")
+    with pytest.raises(UserError, match="cannot be written .*give the same command again"):
+        save(checkpoints, 2, 0.5)
+
+
 def test_all_damaged(tmp_path):
     save(Checkpoints(tmp_path / "c"), 1, 0.5)
     truncate(tmp_path / "c" / "1")
@@ -86,7 +147,7 @@ def test_what_orbax_noted_is_damaged(tmp_path):
     (noted,) = (tmp_path / "c" / "1").glob("metrics/metrics")
     noted.write_bytes(b"\xff{")
     with pytest.raises(
-        UserError, match=r"c cannot be read \(UnicodeDecodeError.*restore it, or start with --overwrite"
+        UserError, match=r"c cannot be read \(UnicodeDecodeError.*restore it, or run again with --overwrite"
     ):
         Checkpoints(tmp_path / "c")
 
@@ -115,6 +176,7 @@ def test_variables_for_prediction(tmp_path, ema):
     if ema:
         state = state.replace(ema_params=jax.tree.map(lambda x: x + 1, state.params))
     checkpoints.save(4, state, {}, None)
+    checkpoints.wait()
     got = restore_variables(tmp_path / "c", 4)
     np.testing.assert_array_equal(got["params"]["backbone"]["kernel"], 5.0 if ema else 4.0)
     assert got["batch_stats"] == {}

@@ -1,11 +1,17 @@
 """Checkpoints of a phase, by orbax: saved whole or not at all, restored into a known shape, the best one kept.
 
+Saving is asynchronous: `save` returns when the state is copied, and training goes on while it is written. What was
+saved is known by checksums, which lie in the checkpoint and are verified at every restore.
+
 "Resume my run" is this module. "Start from pre-trained weights" is `tlx.pretrained`, another thing with other rules:
 here a checkpoint that does not fit exactly is an error.
 """
 
+import contextlib
 import logging
 import pathlib
+import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -13,13 +19,16 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from tlx import hosts
 from tlx.errors import UserError, reading
+from tlx.workdir import RESTORE, canonical
 
 PyTree = Any
 ACCURACY, LOSS = "validation/accuracy", "validation/loss"
 
-# orbax reports every save at INFO and its own housekeeping at WARNING; what a user must know is raised or printed here.
-logging.getLogger("absl").setLevel(logging.ERROR)
+# orbax reports every save at INFO, its own housekeeping at WARNING, and at ERROR what it raises all the same; what a
+# user must know is raised or printed here.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 def _score(metrics: dict[str, float]) -> tuple[float, float, int]:
@@ -40,14 +49,14 @@ class Checkpoints:
     """The checkpoints of one phase, in `<folder>/<step>/`: the newest few, and the best on validation.
 
     Each holds the whole TrainState, and as JSON the `meta` that the loop needs to go on (phase, round, position in the
-    data, sums of the interval under way).
+    data, sums of the interval under way), the validation figures, and checksums of it all.
     """
 
     def __init__(self, folder: pathlib.Path, *, keep: int = 2):
         policy = checkpoint_managers
         self.folder = folder.absolute()
         # What orbax notes beside the checkpoints it reads here, and the checkpoints not before they are asked for.
-        with reading(self.folder, remedy="what orbax noted in it is damaged: restore it, or start with --overwrite"):
+        with reading(self.folder, remedy=f"what orbax noted in it is damaged: {RESTORE}"):
             self._manager = _Manager(
                 self.folder,
                 item_handlers={"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()},
@@ -56,20 +65,40 @@ class Checkpoints:
                     preservation_policy=policy.AnyPreservationPolicy(
                         [policy.LatestN(keep), policy.BestN(get_metric_fn=_score, n=1)]
                     ),
-                    enable_async_checkpointing=False,
+                    # Made at once: where they cannot be made, orbax's threads would wait five minutes for them.
+                    async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
                 ),
             )
+            self._check_scores()
 
     def save(self, step: int, state: PyTree, meta: dict[str, Any], metrics: dict[str, float] | None) -> None:
-        """Saves; `metrics` None (the run was asked to stop between evaluations) is never the best."""
+        """Saves, going on in the background; `wait` returns when all is written.
+
+        Args:
+          step: the number of updates made.
+          state: may be donated to the next step: it is copied first.
+          meta: what the loop needs to go on, as JSON has it.
+          metrics: has ACCURACY and LOSS; None (the run was asked to stop between evaluations) is never the best.
+
+        Raises:
+          UserError: this, or the save before it, cannot be written.
+        """
         if step in self._manager.all_steps():
             return  # a preemption right after an evaluation: the same state is there
         metrics = metrics or {ACCURACY: -1.0, LOSS: 0.0}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)),
-            metrics={ACCURACY: metrics[ACCURACY], LOSS: metrics[LOSS], "step": step},
-        )
+        score = {ACCURACY: metrics[ACCURACY], LOSS: metrics[LOSS], "step": step}
+        record = _sealed({"meta": meta, "score": score, "checksums": checksums(state)})
+        with self._writing():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(record)),
+                metrics=score,
+            )
+
+    def wait(self) -> None:
+        """Returns when all that was saved is on disk, or raises UserError if it cannot be written."""
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def restore_latest(self, like: PyTree) -> tuple[int, PyTree, dict[str, Any], list[str]]:
         """Restores the newest checkpoint that can be read.
@@ -84,6 +113,7 @@ class Checkpoints:
         Raises:
           UserError: a checkpoint of another model (names the first difference), or all are damaged.
         """
+        self.wait()
         steps, said = sorted(self._manager.all_steps(), reverse=True), []
         for step in steps:
             try:
@@ -97,7 +127,11 @@ class Checkpoints:
         return 0, like, {}, said
 
     def restore_best(self, like: PyTree) -> tuple[int, PyTree]:
-        """The checkpoint with the highest validation accuracy; among equals the lowest loss, then the earliest."""
+        """The checkpoint with the highest validation accuracy; among equals the lowest loss, then the earliest.
+
+        Raises:
+          UserError: there is none, or it is damaged.
+        """
         step = self.best_step
         try:
             return step, self._restore(step, like)[0]
@@ -108,6 +142,7 @@ class Checkpoints:
 
     @property
     def best_step(self) -> int:
+        self.wait()
         steps = self._manager.all_steps()
         if not steps:
             raise UserError(f"no checkpoint in {self.folder}: did the run get as far as its first evaluation?")
@@ -123,7 +158,9 @@ class Checkpoints:
             self._manager.delete(later)
 
     def close(self) -> None:
-        self._manager.close()
+        """Waits, and ends the threads that saving uses."""
+        with self._writing():
+            self._manager.close()
 
     def _restore(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
         check_same_tree(self._manager.item_metadata(step).state, like, where=str(self.folder / str(step)))
@@ -131,11 +168,39 @@ class Checkpoints:
         restored = self._manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
         )
-        return restored.state, restored.meta
+        record = _opened(restored.meta)
+        _verify(restored.state, record["checksums"])
+        return restored.state, record["meta"]
+
+    def _check_scores(self) -> None:
+        """What orbax noted of each checkpoint, by which it keeps and forgets, is what was saved with it."""
+        for step in self._manager.all_steps():
+            try:
+                score = read_record(self.folder / str(step))["score"]
+            except Exception:  # damaged: skipped when it is to be restored, and said
+                continue
+            if self._manager.metrics(step) != score:
+                where = self.folder / str(step)
+                raise UserError(f"{where}: orbax's note of the validation figures is not what was saved: {RESTORE}")
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A full disk has many names, in orbax's threads; all of them are one line here."""
+        try:
+            yield
+        except Exception as e:
+            raise UserError(
+                f"a checkpoint in {self.folder} cannot be written ({_first_line(e)}): is the disk full, or the folder "
+                "read-only? Mend it and give the same command again: it goes on from the last whole one"
+            ) from e
 
 
 def restore_variables(folder: pathlib.Path, step: int) -> PyTree:
-    """The weights to predict with from a checkpoint, as they were saved: {"params", "batch_stats"} of numpy arrays."""
+    """The weights to predict with from a checkpoint, as they were saved: {"params", "batch_stats"} of numpy arrays.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
     path = folder.absolute() / str(step) / "state"
     if not path.is_dir():
         raise UserError(f"no checkpoint at {path}: is {folder} complete?")
@@ -145,19 +210,55 @@ def restore_variables(folder: pathlib.Path, step: int) -> PyTree:
             # As numpy: the devices that wrote it need not be here.
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
             tree = reader.restore(path, restore_args=as_numpy)
+        _verify(tree, read_record(path.parent)["checksums"])
     except Exception as e:
         raise UserError(f"checkpoint {path.parent} is damaged ({_first_line(e)})") from None
     params = tree.get("ema_params") or tree["params"]
     return {"params": params, "batch_stats": tree.get("batch_stats") or {}}
 
 
-def check_same_tree(saved: PyTree, like: PyTree, *, where: str) -> None:
-    """Raises UserError with the first name or shape in which a saved tree differs from the expected one."""
-    shapes = lambda tree: {
-        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+def checksums(tree: PyTree) -> dict[str, int]:
+    """Of each array its CRC-32 (name -> number), whichever devices it is spread over. Every host must ask."""
+    # One array after another: one that is spread over several hosts is whole here only for as long as it takes.
+    crc = lambda x: zlib.crc32(np.ascontiguousarray(hosts.fetch(x)).reshape(-1).view(np.uint8))
+    return {name: crc(leaf) for name, leaf in _named(tree).items()}
+
+
+def read_record(path: pathlib.Path) -> dict[str, Any]:
+    """What lies beside the state in the checkpoint at `path`: {"meta", "score", "checksums"}."""
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+        return _opened(reader.restore(path / "meta"))
+
+
+def _verify(tree: PyTree, saved: dict[str, int]) -> None:
+    for name, checksum in checksums(tree).items():
+        if saved.get(name) != checksum:
+            raise ValueError(f"{name} is not what was saved: its checksum differs")
+
+
+def _sealed(record: dict[str, Any]) -> dict[str, Any]:
+    return {**record, "seal": zlib.crc32(canonical(record).encode())}
+
+
+def _opened(record: dict[str, Any]) -> dict[str, Any]:
+    said = {name: value for name, value in record.items() if name != "seal"}
+    if record != _sealed(said):
+        raise ValueError("what lies beside the state is not what was saved: its checksum differs")
+    return said
+
+
+def _named(tree: PyTree) -> dict[str, Any]:
+    """Path -> array; what is no array (orbax's place for nothing) is left out."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
         if hasattr(leaf, "shape")
     }
+
+
+def check_same_tree(saved: PyTree, like: PyTree, *, where: str) -> None:
+    """Raises UserError with the first name or shape in which a saved tree differs from the expected one."""
+    shapes = lambda tree: {name: tuple(leaf.shape) for name, leaf in _named(tree).items()}
     found, wanted = shapes(saved), shapes(like)
     for name in sorted(found.keys() | wanted.keys()):
         if found.get(name) != wanted.get(name):

@@ -105,6 +105,7 @@ def fit(
                 sums = _collect(sums, history, number - 1, checkpoints)
                 clock.add("train", since)
                 save(number - 1, sums, None)
+                checkpoints.wait()
                 preemption.check()
             state, metrics = step(number - 1)(state, batch, rng)
             history.append(metrics)

@@ -1,6 +1,7 @@
 """A learner: an architecture, how it learns, and its compiled step; and what training it in a run gives."""
 
 import bisect
+import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -114,20 +115,19 @@ class Learner:
         run, mark = self.run, self.run.workdir / "phases" / f"{phase}.json"
         run.start()
         run.preemption.check()
-        checkpoints = Checkpoints(run.workdir / "checkpoints" / phase)
         like = self.state(variables)
         shape = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
         clock = loop.Clock()
-        if mark.exists():
-            record = read_json(mark)
-            clock.seconds = record["seconds"]
-        else:
-            record = self._fit(phase, like, shape, checkpoints, clock, store, streams, teach, dict(meta or {}))
-            write_json(mark, record)
+        with contextlib.closing(Checkpoints(run.workdir / "checkpoints" / phase)) as checkpoints:
+            if mark.exists():
+                record = read_json(mark)
+                clock.seconds = record["seconds"]
+            else:
+                record = self._fit(phase, like, shape, checkpoints, clock, store, streams, teach, dict(meta or {}))
+                write_json(mark, record)
+            step, best = checkpoints.restore_best(shape)
         for kind, seconds in clock.seconds.items():
             run.clock.seconds[kind] = run.clock.seconds.get(kind, 0.0) + seconds
-        step, best = checkpoints.restore_best(shape)
-        checkpoints.close()
         return Trained(
             phase=phase,
             learner=self,
