@@ -12,6 +12,8 @@ import jax
 import numpy as np
 import pytest
 
+from tlx import parallel
+
 ROOT = pathlib.Path(__file__).parent.parent
 STEPS, BATCH = 3, 16
 
@@ -51,14 +53,15 @@ def train(out):
     """Runs in each child, and in the test itself for what one process makes of it."""
     import optax
 
-    from tlx import models, parallel, steps
+    from tlx import models, steps
     from tlx.data import reader, source, view
     from tlx.state import TrainState
 
     rng = np.random.default_rng(0)
     images, labels = rng.random((50, 4, 4, 1), np.float32), rng.integers(0, 3, 50).astype(np.int32)
-    mesh, record = parallel.make_mesh(), {}
+    record = {}
     for mode in parallel.MODES:
+        mesh = parallel.make_mesh(mode)
         seen = Recorder(images)
         model = models.build("mlp", num_classes=3, widths=(8,), axis_name=parallel.axis_name(mode))
         tx = optax.sgd(0.1)
@@ -117,7 +120,7 @@ def run_recipes(folder):
         self_train.run(config(self_train, parallel=mode, **consistent), at / "self_train")
 
 
-# All of it takes minutes: TLX_TEST_HARNESSES=jit,pmap,shard_map python -m pytest -n 0 tests/test_hosts.py
+# All of it takes minutes: TLX_TEST_HARNESSES=jit,pmap,shard_map,fsdp python -m pytest -n 0 tests/test_hosts.py
 HARNESSES = os.environ.get("TLX_TEST_HARNESSES", "jit").split(",")
 # Self-training has most that can go wrong: three phases, pseudo-labels, a ledger.
 RUNS = ("self_train", *(("supervised", "distill", "semi_supervised") if len(HARNESSES) > 1 else ()))
@@ -162,7 +165,7 @@ def read(two_hosts):
     return [dict(np.load(two_hosts / f"host{i}.npz")) for i in range(2)]
 
 
-@pytest.mark.parametrize("mode", ["jit", "pmap", "shard_map"])
+@pytest.mark.parametrize("mode", parallel.MODES)
 def test_hosts_read_disjoint_parts_of_the_same_batches(read, mode):
     from tlx.data import reader
 
@@ -177,7 +180,7 @@ def test_two_hosts_learn_what_one_does(read, tmp_path):
     train(tmp_path / "alone.npz")  # four devices, one process
     alone = dict(np.load(tmp_path / "alone.npz"))
     for host in read:
-        for name in set(alone) - {f"{mode} read" for mode in ("jit", "pmap", "shard_map")}:
+        for name in set(alone) - {f"{mode} read" for mode in parallel.MODES}:
             np.testing.assert_allclose(host[name], alone[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 

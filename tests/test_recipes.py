@@ -206,14 +206,14 @@ def test_the_harnesses_agree_over_a_whole_run(tmp_path):
     """SGD, uneven masks, four devices: the same figures and, to rounding, the same weights."""
     sgd = {"all": {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9}}
     variables = {}
-    for mode in ("jit", "pmap", "shard_map"):
+    for mode in ("jit", "pmap", "shard_map", "fsdp:2"):
         config = small_self_train(parallel=mode)
         for section in (config.teacher, config.student):
             section.model = {"name": "mlp", "widths": (16,)}
             section.optim = config_lib.optim(**sgd)
         self_train.run(config, tmp_path / mode)
         variables[mode] = load_run(tmp_path / mode).variables["params"]
-    for mode in ("pmap", "shard_map"):
+    for mode in ("pmap", "shard_map", "fsdp:2"):
         close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
         jax.tree.map(close, variables[mode], variables["jit"])
 

@@ -27,7 +27,7 @@ def noisy(images, slots, key):
 
 def run(step, variables, tx, batch, *, mode="jit", count=3, teach=None, teacher=None, ema=False, seed=0):
     """`teach`, of `teacher`'s variables, is a program of its own before each step, as the recipe has it."""
-    mesh, key = parallel.make_mesh(), jax.random.key(seed)
+    mesh, key = parallel.make_mesh(mode), jax.random.key(seed)
     compiled = parallel.parallelize(step, mode, mesh, args=("whole", "batch", "whole"))
     if teach:
         program = parallel.parallelize(teach, mode, mesh, args=("whole", "batch", "whole", "whole"), out="sharded")
@@ -240,7 +240,7 @@ def test_same_seed_same_bits_other_seed_other_bits(tiny, batch):
 @pytest.mark.parametrize("mode", parallel.MODES)
 def test_padded_evaluation_equals_numpy(tiny, batch, mode):
     model, variables = tiny(norm=True)
-    mesh = parallel.make_mesh()
+    mesh = parallel.make_mesh(mode)
     step = steps.make_eval_step(apply=make_apply(model), view=PLAIN, axis_name=parallel.axis_name(mode))
     compiled = parallel.parallelize(step, mode, mesh, args=("whole", "batch"), out=("whole", "batch"))
     metrics, logits = compiled(variables, parallel.shard_batch(batch, mode, mesh))

@@ -46,6 +46,7 @@ GROUP_DEFAULTS = {
     "clip": 0.0,  # the group's largest gradient norm; 0 = off
     "max_norm": 0.0,  # the largest norm of the weights into each unit, after every update; kernels only; 0 = off
     "layer_decay": 1.0,  # each level down from the head multiplies the rate by this (ULMFiT, BEiT)
+    "split": True,  # under "fsdp", whether its parameters are split over devices; see `tlx.parallel.make_layout`
     "momentum": 0.9,
     "nesterov": False,
     "b1": 0.9,
@@ -80,6 +81,7 @@ class Optimizer:
       groups: group -> its complete options.
       schedules: group -> step -> learning rate, for the log; 0 while the group rests.
       stages: by their first steps, from 0 on; one, unless a group has a `start`.
+      whole: paths of the parameters that are not split over devices.
     """
 
     tx: optax.GradientTransformation
@@ -87,6 +89,7 @@ class Optimizer:
     groups: dict[str, dict[str, Any]]
     schedules: dict[str, optax.Schedule]
     stages: tuple[Stage, ...]
+    whole: frozenset[str]
 
 
 def make_optimizer(
@@ -158,6 +161,7 @@ def make_optimizer(
         groups={name: options[name] for name in used},
         schedules={name: _resting_until(begins[name], schedules[name]) for name in used},
         stages=stages,
+        whole=frozenset(path for path, group in labels.items() if group != FROZEN and not options[group]["split"]),
     )
 
 
@@ -290,6 +294,8 @@ def _group_options(name: str, given: dict[str, Any]) -> dict[str, Any]:
     for key, (low, high) in bounds.items():
         if not (low <= group[key] <= high and math.isfinite(group[key])):
             raise UserError(f"group {name!r}: {key} is {group[key]}: it must be finite and in {low}..{high}")
+    if not isinstance(group["split"], bool):
+        raise UserError(f"group {name!r}: split is {group['split']!r}: it must be True or False")
     if bool(group["restart"]) != bool(group["restart_rate"]) or 0 < group["restart"] <= group["start"]:
         raise UserError(
             f"group {name!r}: restart is {group['restart']}, restart_rate {group['restart_rate']} and start "

@@ -1,11 +1,17 @@
-"""One step, three harnesses: `jit` over a sharded batch, `pmap`, and `shard_map`, chosen by one word.
+"""One step, four harnesses: `jit` over a sharded batch, `pmap`, `shard_map` and `fsdp`, chosen by one word.
 
-All three compute the same update of the same global batch (a test holds them to it): the batch is split over the
-devices, the state is whole on each and never stacked. Under "jit" the compiler inserts the sums over devices; under the
-other two the step does, with `axis_name=AXIS` (`axis_name(mode)` gives what the step's factory wants).
+All compute the same update of the same global batch (a test holds them to it): the batch is split over the devices, the
+state is whole on each and never stacked. Under "jit" the compiler inserts the sums over devices; under "pmap" and
+"shard_map" the step does, with `axis_name=AXIS` (`axis_name(mode)` gives what the step's factory wants).
+
+"fsdp" is "jit" for networks that outgrow a device: parameters, averages and the optimiser's moments are split as well,
+and gathered by the compiler where they are used (fully sharded data parallelism: Rajbhandari et al. 2020, ZeRO-3).
+"fsdp:8" splits them over groups of 8 devices, neighbours, and each group has all of them: the mesh's axis "model" goes
+along a group, its axis "data" from group to group.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -16,26 +22,34 @@ from jax.sharding import PartitionSpec as P
 from tlx.errors import UserError
 
 AXIS = "data"
-MODES = ("jit", "pmap", "shard_map")
+MODES = ("jit", "pmap", "shard_map", "fsdp")
+ROWS = P((AXIS, "model"))  # the rows of a batch go to all devices, whatever the parameters do
+SMALLEST_SPLIT = 2**10  # elements; a smaller array is whole everywhere: gathering it would cost more than it weighs
 PyTree = Any
 
 
-def make_mesh(devices: list | None = None) -> Mesh:
-    """All devices in one row, host after host: the axis "data"."""
+def make_mesh(mode: str = "jit", devices: list | None = None) -> Mesh:
+    """All devices, host after host, as the axes "data" and "model"; the latter is 1 long but under "fsdp"."""
     devices = devices if devices is not None else sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
-    return Mesh(np.asarray(devices), (AXIS,))
+    check_mode(mode)
+    name, _, group = mode.partition(":")
+    size = (int(group) if group else len(devices)) if name == "fsdp" else 1
+    if len(devices) % size:
+        raise UserError(f"parallel is {mode!r}, and {len(devices)} devices do not divide in groups of {size}")
+    return Mesh(np.asarray(devices).reshape(-1, size), (AXIS, "model"))
 
 
 def axis_name(mode: str) -> str | None:
-    """The name that a step's collectives need under `mode`: None under "jit", where the compiler makes them."""
+    """The name that a step's collectives need under `mode`: None where the compiler makes them."""
     check_mode(mode)
-    return None if mode == "jit" else AXIS
+    return AXIS if mode in ("pmap", "shard_map") else None
 
 
 def check_mode(mode: str) -> None:
-    """Raises UserError for a word that is none of MODES."""
-    if mode not in MODES:
-        raise UserError(f"parallel is {mode!r}: use one of {', '.join(MODES)}")
+    """Raises UserError for a word that is none of MODES, nor "fsdp:" and a number."""
+    name, colon, group = mode.partition(":")
+    if name not in MODES or (colon and not (name == "fsdp" and group.isdecimal() and int(group) > 0)):
+        raise UserError(f"parallel is {mode!r}: use one of {', '.join(MODES)}, or fsdp:8 for groups of 8 devices")
 
 
 def check_batch(size: int, devices: int, *, what: str = "batch_size", accumulate: int = 1) -> None:
@@ -58,6 +72,7 @@ def parallelize(
     *,
     args: tuple[str, ...],
     out: str | tuple[str, ...] = "whole",
+    layout: PyTree = None,
     donate: bool = False,
 ) -> Callable:
     """Compiles `step` for all devices of `mesh`.
@@ -66,10 +81,12 @@ def parallelize(
       step: a pure function of positional arguments, built with `axis_name=axis_name(mode)`.
       mode: "jit", "pmap" or "shard_map".
       mesh: from `make_mesh`.
-      args: for each argument "whole" (on every device: state, teacher, rng) or "batch" (arrays [B, ...] from
-        `shard_batch` with the same mode).
-      out: the same for the result; a tuple names each output apart. "whole" promises equal values on all devices, and
-        "sharded" is "batch" in the layout of an argument, for a further step.
+      args: for each argument "whole" (on every device: state, teacher, rng; under "fsdp" as `place` laid it) or "batch"
+        (arrays [B, ...] from `shard_batch` with the same mode).
+      out: the same for the result; a tuple names each output apart. "whole" promises equal values on all devices;
+        "sharded" is "batch" in the layout of an argument, for a further step; "state" is `layout` under "fsdp", else
+        "whole".
+      layout: of the output "state", from `make_layout`.
       donate: reuse argument 0's memory for the result. The caller must not touch the old state again.
 
     Returns:
@@ -78,7 +95,7 @@ def parallelize(
     check_mode(mode)
     donate_argnums = (0,) if donate else ()
     if mode == "pmap":
-        axes = {"whole": None, "batch": 0, "sharded": 0}
+        axes = {"whole": None, "state": None, "batch": 0, "sharded": 0}
         mapped = jax.pmap(
             step,
             axis_name=AXIS,
@@ -89,16 +106,25 @@ def parallelize(
         )
         return lambda *arguments: _unstack(_globally(mapped(*arguments), out, mesh), out)
 
-    specs = {"whole": P(), "batch": P(AXIS), "sharded": P(AXIS)}
-    in_specs = tuple(specs[kind] for kind in args)
-    out_specs = specs[out] if isinstance(out, str) else tuple(specs[kind] for kind in out)
+    specs = {"whole": P(), "state": P(), "batch": ROWS, "sharded": ROWS}
     if mode == "shard_map":
+        in_specs = tuple(specs[kind] for kind in args)
+        out_specs = specs[out] if isinstance(out, str) else tuple(specs[kind] for kind in out)
         # check_vma=False: with the check on, autodiff inserts its own psum for the replicated parameters, and the
         # step's psum of the gradients would then count every device twice (measured: wrong by the device count, which
         # Adam hides). The step does its own collectives, as under pmap.
         step = jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
-    shard = lambda specs: jax.tree.map(lambda s: NamedSharding(mesh, s), specs, is_leaf=lambda s: isinstance(s, P))
-    return jax.jit(step, in_shardings=shard(in_specs), out_shardings=shard(out_specs), donate_argnums=donate_argnums)
+    shardings = {kind: NamedSharding(mesh, spec) for kind, spec in specs.items()}
+    given = shardings
+    if mesh.shape["model"] > 1:
+        given = shardings | {"whole": None}  # as it lies
+        shardings |= {"state": layout}
+    return jax.jit(
+        step,
+        in_shardings=tuple(given[kind] for kind in args),
+        out_shardings=shardings[out] if isinstance(out, str) else tuple(shardings[kind] for kind in out),
+        donate_argnums=donate_argnums,
+    )
 
 
 def shard_batch(batch: PyTree, mode: str, mesh: Mesh) -> PyTree:
@@ -106,22 +132,56 @@ def shard_batch(batch: PyTree, mode: str, mesh: Mesh) -> PyTree:
     if mode == "pmap":
         devices = mesh.local_mesh.devices.size
         batch = jax.tree.map(lambda x: x.reshape(devices, len(x) // devices, *x.shape[1:]), batch)
-    sharding = NamedSharding(mesh, P(AXIS))
+    sharding = NamedSharding(mesh, ROWS)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     """The same arrays, whole on every device of the mesh. Every host gives the same ones."""
-    sharding = NamedSharding(mesh, P())
+    return place(tree, jax.tree.map(lambda _: NamedSharding(mesh, P()), tree))
+
+
+def make_layout(tree: PyTree, mesh: Mesh, *, whole: Collection[str] = ()) -> PyTree:
+    """Where the arrays of a state, or a network's variables, lie: each split along "model", or whole on every device.
+
+    What is split is so along its longest axis that divides by the devices of a group. What is whole: arrays with no
+    such axis, small ones (SMALLEST_SPLIT), and all of them where the mesh has no groups.
+
+    Args:
+      tree: of arrays or their shapes.
+      mesh: from `make_mesh`.
+      whole: paths of parameters ("backbone/stem/kernel") that stay whole, and so do their averages and moments.
+
+    Returns:
+      The same tree, of NamedShardings.
+    """
+    size = mesh.shape["model"]
+
+    def sharding(path: tuple, x: Any) -> NamedSharding:
+        names = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+        axes = [axis for axis, length in enumerate(x.shape) if length % size == 0]
+        kept = any("/".join(names[i:]) in whole for i in range(len(names)))
+        if size == 1 or kept or not axes or math.prod(x.shape) < SMALLEST_SPLIT:
+            return NamedSharding(mesh, P())
+        longest = max(axes, key=lambda axis: x.shape[axis])
+        return NamedSharding(mesh, P(*[None] * longest, "model"))
+
+    return jax.tree_util.tree_map_with_path(sharding, tree)
+
+
+def place(tree: PyTree, layout: PyTree) -> PyTree:
+    """Puts arrays where `layout` says. Every host gives the same values, or what lies on all hosts' devices already."""
     if jax.process_count() == 1:
-        return jax.device_put(tree, sharding)
+        return jax.device_put(tree, layout)
 
-    def put(x: Any) -> jax.Array:
-        # What lies on all devices stays; the rest each host puts on its own (and `device_put` would compare it first).
-        there = isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim)
-        return x if there else jax.make_array_from_process_local_data(sharding, np.array(x))
+    def put(x: Any, sharding: NamedSharding) -> jax.Array:
+        # What lies there stays; the rest each host puts on its own (and `device_put` would compare it first).
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            return x if x.sharding.is_equivalent_to(sharding, x.ndim) else jax.device_put(x, sharding)
+        value = np.array(x)
+        return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
-    return jax.tree.map(put, tree)
+    return jax.tree.map(put, tree, layout)
 
 
 def _globally(outputs: PyTree, out: str | tuple[str, ...], mesh: Mesh) -> PyTree:
@@ -130,7 +190,7 @@ def _globally(outputs: PyTree, out: str | tuple[str, ...], mesh: Mesh) -> PyTree
         return outputs
 
     def put(x: jax.Array, kind: str) -> jax.Array:
-        shape, spec = (x.shape, P()) if kind == "whole" else ((mesh.devices.size, *x.shape[1:]), P(AXIS))
+        shape, spec = (x.shape, P()) if kind == "whole" else ((mesh.devices.size, *x.shape[1:]), ROWS)
         parts = [shard.data for shard in x.addressable_shards]
         return jax.make_array_from_single_device_arrays(shape, NamedSharding(mesh, spec), parts)
 

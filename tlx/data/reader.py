@@ -15,12 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from tlx.data.mixup import Mix
 from tlx.data.source import Examples
 from tlx.errors import UserError
-from tlx.parallel import AXIS, replicate, shard_batch
+from tlx.parallel import ROWS, replicate, shard_batch
 
 Batch = dict[str, jax.Array]
 
@@ -153,4 +152,4 @@ def _make_gather(mesh: Mesh, names: Sequence[str]) -> Any:
     def gather(columns: Mapping[str, jax.Array], index: jax.Array, partner: jax.Array | None = None) -> Batch:
         return _take(columns, index, names, partner, lambda column, rows: jnp.take(column, rows, axis=0))
 
-    return jax.jit(gather, out_shardings=NamedSharding(mesh, P(AXIS)))
+    return jax.jit(gather, out_shardings=NamedSharding(mesh, ROWS))

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from tlx import feature_cache, hosts, kept, models, parallel, progress
+from tlx import feature_cache, hosts, kept, models, progress
 from tlx import rng as rng_lib
 from tlx.data import reader, source
 from tlx.data.view import make_view
@@ -68,7 +68,7 @@ def on_features(
         places = np.arange(len(images)) if split == "test" else getattr(run.splits, split)  # in the dataset
         own = key | {"images": [split, hashlib.sha256(places.astype(np.int64).tobytes()).hexdigest()], "views": about}
         kept.check_training(path, own, begun=any((run.workdir / "checkpoints").glob("*/[0-9]*")))
-        on_devices = parallel.replicate(variables, run.mesh)
+        on_devices = run.place(variables)
         with run.clock.measure("features"):
             found = kept.keep(
                 path,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tlx import compression, ensemble, hosts, parallel
+from tlx import compression, ensemble, hosts
 from tlx.compression import Entry
 from tlx.data.view import make_view
 from tlx.recipes.learner import Trained
@@ -52,7 +52,7 @@ def _taught(run: Run, teachers: Sequence[Teacher]) -> np.ndarray:
     section, count = run.config.teacher, len(run.dataset.test)
     teach = make_teach(applies=[t.make_apply() for t in teachers], view=make_view(), sees="clean")
     program = run.parallelize(teach, args=("whole", "batch", "whole", "whole"), out="batch")
-    variables = parallel.replicate(tuple(t.variables for t in teachers), run.mesh)
+    variables = run.place(tuple(t.variables for t in teachers))
     call = functools.partial(program, variables)
     batches = run.eval_batches(run.store(run.dataset.test, weight=np.ones(count, np.float32)), np.arange(count))
     logits = [hosts.fetch(call(batch, run.rng, np.int32(0))["teacher_logits"]) for batch in batches]  # [b, M, K] each

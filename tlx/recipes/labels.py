@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from tlx import hosts, parallel, progress, pseudo_diagnostics, pseudo_label, rng
+from tlx import hosts, progress, pseudo_diagnostics, pseudo_label, rng
 from tlx.data.augment import make_augment, to_float
 from tlx.data.view import look, make_view, view_keys
 from tlx.pseudo_label import PseudoLabels
@@ -103,7 +103,7 @@ def _noised_logits(run: Run, teacher: Trained, number: int, images: Pool) -> np.
 
     program = run.parallelize(say, args=("whole", "batch", "whole", "whole"), out="batch")
     root = rng.stream(run.rng, f"round_{number}/noised_teacher")
-    variables = parallel.replicate(teacher.variables, run.mesh)
+    variables = run.place(teacher.variables)
     batches = run.eval_batches(run.store(images.examples), images.unlabeled)
     logits = [hosts.fetch(program(variables, batch, root, np.int32(i))) for i, batch in enumerate(batches)]
     return np.concatenate(logits)[: len(images.unlabeled)]

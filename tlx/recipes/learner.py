@@ -54,6 +54,8 @@ class Learner:
     `step(number)` is the program of step `number`: all steps share one, unless groups start to learn later than others.
     Phases that share a learner share its compiled programs: a second student compiles nothing.
 
+    `layout` says where each array of a state lies, see `tlx.parallel.make_layout`.
+
     Where a `start` is named, steps take that level's activations for images (see `tlx.recipes.features`), and so must
     `examples(split)`, what is evaluated on, hold them.
     """
@@ -67,6 +69,7 @@ class Learner:
     step: Callable[[int], Callable]
     eval_step: Callable
     parameters: int
+    layout: TrainState
     examples: Callable[[str], source.Examples]
     start: str = ""
 
@@ -81,18 +84,20 @@ class Learner:
 
     def init(self, phase: str) -> PyTree:
         """Fresh variables, from the stream of this phase's name."""
-        return _init(self.model, rng_lib.stream(self.key(phase), "init"), self.takes)
+        # A network that outgrows a device is never whole on one.
+        layout = self.layout.variables(ema=False) if self.run.mesh.shape["model"] > 1 else None
+        return _init(self.model, rng_lib.stream(self.key(phase), "init"), self.takes, layout)
 
     def key(self, phase: str) -> jax.Array:
         """The root key of a phase, which its steps are given."""
         return rng_lib.stream(self.run.rng, phase)
 
     def state(self, variables: PyTree) -> TrainState:
-        """The state before the first step, whole on every device."""
+        """The state before the first step, on the devices."""
         # A copy: steps donate their state, and the variables may be a teacher's, which is needed on.
         variables = jax.tree.map(jnp.copy, variables)
         state = TrainState.create(variables=variables, tx=self.optimizer.tx, ema=self.train.ema_decay > 0)
-        return parallel.replicate(state, self.run.mesh)
+        return parallel.place(state, self.layout)
 
     def fit(
         self,
@@ -279,6 +284,8 @@ def make_learner(
         )
         feature_cache.check_options(views=cache["views"], dtype=cache["dtype"], augment=section.augment)
         view = make_view()  # the activations are of augmented images already
+    start_of = lambda variables: TrainState.create(variables=variables, tx=made.tx, ema=train.ema_decay > 0)
+    layout = parallel.make_layout(jax.eval_shape(start_of, shapes), run.mesh, whole=made.whole)
     programs = []
     for stage in made.stages:
         step = make_step(
@@ -296,7 +303,8 @@ def make_learner(
             accumulate=train.accumulate,
             axis_name=run.axis_name,
         )
-        programs.append(run.parallelize(step, args=("whole", "batch", "whole"), donate=True))
+        out = ("state", "whole")
+        programs.append(run.parallelize(step, args=("whole", "batch", "whole"), out=out, layout=layout, donate=True))
     begins = [stage.begin for stage in made.stages]
     eval_step = steps.make_eval_step(
         apply=models.make_apply(network, takes=takes, start=start), view=make_view(), axis_name=run.axis_name
@@ -311,6 +319,7 @@ def make_learner(
         step=lambda number: programs[bisect.bisect_right(begins, number) - 1],
         eval_step=run.parallelize(eval_step, args=("whole", "batch"), out=("whole", "batch")),
         parameters=models.parameter_count(network_only(shapes)["params"]),
+        layout=layout,
         examples=run.examples,
         start=start,
     )
@@ -321,10 +330,12 @@ def digest(variables: PyTree) -> str:
     sha = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
         sha.update(jax.tree_util.keystr(path).encode())
-        sha.update(np.ascontiguousarray(leaf).tobytes())
+        sha.update(np.ascontiguousarray(hosts.fetch(leaf)).tobytes())
     return sha.hexdigest()
 
 
-def _init(model: Any, key: jax.Array, takes: models.Input) -> PyTree:
+def _init(model: Any, key: jax.Array, takes: models.Input, layout: PyTree = None) -> PyTree:
     images = jnp.zeros((1, *takes.shape))
-    return jax.jit(lambda key: model.init({"params": key}, images, train=False))(key)
+    init = lambda key: model.init({"params": key}, images, train=False)
+    given = {} if layout is None else {"out_shardings": {name: layout[name] for name in jax.eval_shape(init, key)}}
+    return jax.jit(init, **given)(key)

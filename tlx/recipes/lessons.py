@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from tlx import feature_cache, hosts, kept, models, parallel, progress, teachers
+from tlx import feature_cache, hosts, kept, models, progress, teachers
 from tlx.data import reader
 from tlx.data.mixup import Mix, make_mix
 from tlx.data.view import make_view
@@ -58,7 +58,7 @@ def lessons(
         columns["teacher_logits"] = np.ascontiguousarray(taught_by[transfer.places][:, None], np.float32)  # [N, 1, K]
     else:
         teach_batch = program(tuple((t.model, t.takes) for t in taught_by))
-        program = functools.partial(teach_batch, parallel.replicate(tuple(t.variables for t in taught_by), run.mesh))
+        program = functools.partial(teach_batch, run.place(tuple(t.variables for t in taught_by)))
         if config.cache.teacher and run.workdir:  # a range test has no folder to keep anything in
             said = _keep(learner, phase, taught_by, program, transfer, make_store(**columns), views)
             columns |= {name: said[name] for name in said.dtype.names}

@@ -145,13 +145,17 @@ class Run:
         size = -(-min(self.config.eval_batch_size, len(index)) // devices) * devices
         return reader.eval_batches(store, index, size)
 
+    def place(self, variables: Any) -> Any:
+        """A network's variables, or several networks', on the devices."""
+        return parallel.place(variables, parallel.make_layout(variables, self.mesh))
+
     def parallelize(self, step: Callable, **kwargs: Any) -> Callable:
         return parallel.parallelize(step, self.config.parallel, self.mesh, **kwargs)
 
 
 def prepare(config: ConfigDict, *, ramp: optax.Schedule | None = None) -> Run:
     """A run without a folder: the data, their splits, the devices, the root key. No record of it is written."""
-    parallel.check_mode(config.parallel)
+    mesh = parallel.make_mesh(config.parallel)
     if config.dtype not in ("float32", "bfloat16"):
         raise UserError(f"dtype is {config.dtype!r}: use float32 or bfloat16")
     options = config.data
@@ -175,7 +179,7 @@ def prepare(config: ConfigDict, *, ramp: optax.Schedule | None = None) -> Run:
         raise UserError("data.validation is 0: checkpoints and promotions are chosen on it; set it above 0")
     return Run(
         config=config,
-        mesh=parallel.make_mesh(),
+        mesh=mesh,
         dataset=dataset,
         splits=parts,
         takes=models.Input(dataset.image_shape, *_moments(dataset.train.images)),

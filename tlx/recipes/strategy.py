@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tlx import config as config_lib
-from tlx import freeze_rule, hosts, models, parallel, progress, transferability
+from tlx import freeze_rule, hosts, models, progress, transferability
 from tlx.data import reader
 from tlx.data.augment import to_float
 from tlx.errors import UserError, did_you_mean
@@ -138,7 +138,7 @@ def gather(learner: Learner, variables: PyTree) -> freeze_rule.Facts:
 
 def _features(run: Run, extract: Callable, variables: PyTree, store: reader.Store, count: int) -> dict[str, np.ndarray]:
     """name -> [N, D]."""
-    variables, parts = parallel.replicate(variables, run.mesh), []
+    variables, parts = run.place(variables), []
     with progress.bar("evidence", total=count, start=0) as bar:
         for batch in run.eval_batches(store, np.arange(count)):
             if run.preemption:
