@@ -10,7 +10,6 @@ here a checkpoint that does not fit exactly is an error.
 import contextlib
 import logging
 import pathlib
-import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,9 +18,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from tlx import hosts
+from tlx import checksum
 from tlx.errors import UserError, reading
-from tlx.workdir import RESTORE, canonical
+from tlx.workdir import RESTORE
 
 PyTree = Any
 ACCURACY, LOSS = "validation/accuracy", "validation/loss"
@@ -87,7 +86,7 @@ class Checkpoints:
             return  # a preemption right after an evaluation: the same state is there
         metrics = metrics or {ACCURACY: -1.0, LOSS: 0.0}
         score = {ACCURACY: metrics[ACCURACY], LOSS: metrics[LOSS], "step": step}
-        record = _sealed({"meta": meta, "score": score, "checksums": checksums(state)})
+        record = checksum.sealed({"meta": meta, "score": score, "checksums": checksum.of_arrays(state)})
         with self._writing():
             self._manager.save(
                 step,
@@ -168,8 +167,8 @@ class Checkpoints:
         restored = self._manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore())
         )
-        record = _opened(restored.meta)
-        _verify(restored.state, record["checksums"])
+        record = checksum.opened(restored.meta)
+        checksum.verify(restored.state, record["checksums"])
         return restored.state, record["meta"]
 
     def _check_scores(self) -> None:
@@ -210,55 +209,22 @@ def restore_variables(folder: pathlib.Path, step: int) -> PyTree:
             # As numpy: the devices that wrote it need not be here.
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
             tree = reader.restore(path, restore_args=as_numpy)
-        _verify(tree, read_record(path.parent)["checksums"])
+        checksum.verify(tree, read_record(path.parent)["checksums"])
     except Exception as e:
         raise UserError(f"checkpoint {path.parent} is damaged ({_first_line(e)})") from None
     params = tree.get("ema_params") or tree["params"]
     return {"params": params, "batch_stats": tree.get("batch_stats") or {}}
 
 
-def checksums(tree: PyTree) -> dict[str, int]:
-    """Of each array its CRC-32 (name -> number), whichever devices it is spread over. Every host must ask."""
-    # One array after another: one that is spread over several hosts is whole here only for as long as it takes.
-    crc = lambda x: zlib.crc32(np.ascontiguousarray(hosts.fetch(x)).reshape(-1).view(np.uint8))
-    return {name: crc(leaf) for name, leaf in _named(tree).items()}
-
-
 def read_record(path: pathlib.Path) -> dict[str, Any]:
     """What lies beside the state in the checkpoint at `path`: {"meta", "score", "checksums"}."""
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-        return _opened(reader.restore(path / "meta"))
-
-
-def _verify(tree: PyTree, saved: dict[str, int]) -> None:
-    for name, checksum in checksums(tree).items():
-        if saved.get(name) != checksum:
-            raise ValueError(f"{name} is not what was saved: its checksum differs")
-
-
-def _sealed(record: dict[str, Any]) -> dict[str, Any]:
-    return {**record, "seal": zlib.crc32(canonical(record).encode())}
-
-
-def _opened(record: dict[str, Any]) -> dict[str, Any]:
-    said = {name: value for name, value in record.items() if name != "seal"}
-    if record != _sealed(said):
-        raise ValueError("what lies beside the state is not what was saved: its checksum differs")
-    return said
-
-
-def _named(tree: PyTree) -> dict[str, Any]:
-    """Path -> array; what is no array (orbax's place for nothing) is left out."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        if hasattr(leaf, "shape")
-    }
+        return checksum.opened(reader.restore(path / "meta"))
 
 
 def check_same_tree(saved: PyTree, like: PyTree, *, where: str) -> None:
     """Raises UserError with the first name or shape in which a saved tree differs from the expected one."""
-    shapes = lambda tree: {name: tuple(leaf.shape) for name, leaf in _named(tree).items()}
+    shapes = lambda tree: {name: tuple(leaf.shape) for name, leaf in checksum.named(tree).items()}
     found, wanted = shapes(saved), shapes(like)
     for name in sorted(found.keys() | wanted.keys()):
         if found.get(name) != wanted.get(name):
