@@ -19,12 +19,11 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from absl import flags
 
 from tlx import config as config_lib
-from tlx import optim, plots, progress, recipes
+from tlx import hosts, optim, plots, progress, recipes
 from tlx.data import reader
 from tlx.errors import UserError
 from tlx.ramp import Found, follow
@@ -124,7 +123,7 @@ def main(argv: list[str]) -> int:
         found = find(config, steps=steps.value, low=low.value, high=high.value)
         for line in describe(found):
             progress.say(line)
-        if jax.process_index() == 0:
+        if hosts.is_first():
             plots.save(draw(found), path)
             progress.say(f"figure: {path}")
         return 0

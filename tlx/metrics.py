@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from tlx import hosts
 from tlx.workdir import write_bytes
 
 Sums = dict[str, tuple[float, float]]
@@ -57,7 +58,7 @@ class MetricWriter:
 
     def write(self, phase: str, step: int, values: Mapping[str, float]) -> None:
         """One line of JSON, and one TensorBoard point for each value. Host 0 only."""
-        if jax.process_index() != 0:
+        if not hosts.is_first():
             return
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no NaN
         with self._path.open("a") as f:

@@ -5,12 +5,13 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-import jax
 import rich.box
 import rich.console
 import rich.progress
 import rich.table
 import rich.text
+
+from tlx import hosts
 
 # 80 columns, which rich assumes of a file or a pipe, would break every table.
 console = rich.console.Console(highlight=False, width=None if sys.stdout.isatty() else 120)
@@ -18,7 +19,7 @@ console = rich.console.Console(highlight=False, width=None if sys.stdout.isatty(
 
 def say(line: object) -> None:
     """Prints on host 0 only, above the bar if there is one."""
-    if jax.process_index() == 0:
+    if hosts.is_first():
         console.print(line, soft_wrap=isinstance(line, str))
 
 
@@ -51,7 +52,7 @@ def bar(phase: str, *, total: int, start: int, note: str = "compiling") -> Itera
 
     Before the first metrics it shows `note` in their place.
     """
-    if not console.is_terminal or jax.process_index() != 0:
+    if not console.is_terminal or not hosts.is_first():
         yield Bar()
         return
     columns = (
