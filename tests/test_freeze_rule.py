@@ -93,7 +93,7 @@ def test_the_committed_regret_is_of_this_rule():
         assert value == pytest.approx(cell["regret"]["the rule"])
     held_out = record["mean regret"]["held out"]
     # README.md and the experiment's page have this figure; the target was 1.0.
-    assert held_out["the rule"] == pytest.approx(0.19, abs=0.005)
+    assert held_out["the rule"] == pytest.approx(0.13, abs=0.005)
     assert held_out["the rule"] < min(held_out[n] for n in ("always full", "always frozen (linear)", "a coin"))
 
 
