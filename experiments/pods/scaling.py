@@ -17,9 +17,9 @@ DEVICES = (1, 2, 4, 8)
 MODES = ("jit", "pmap", "shard_map", "fsdp")
 NETWORKS = {
     "MLP 1200-1200": {"name": "mlp", "widths": (1200, 1200)},
-    "CNN 32-64-128": {"name": "cnn", "widths": (32, 64, 128)},
+    "CNN 16-32": {"name": "cnn", "widths": (16, 32)},
 }
-START = 64  # images a step on one device, in weak scaling
+START = 16  # images a step on one device, in weak scaling
 BATCH = START * max(DEVICES)  # images a step on all, in strong scaling
 LARGE = {"ViT-S/16": "vit_s16", "ViT-B/16": "vit_b16"}  # whose memory is counted
 SPLITS = ("jit", "fsdp:2", "fsdp:4", "fsdp")
