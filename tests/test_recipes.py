@@ -1,6 +1,7 @@
 """Whole runs in small: every config, resuming, the finished folder, bad input before any compilation."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -14,11 +15,13 @@ import pytest
 from tlx import config as config_lib
 from tlx import sweep
 from tlx.checkpoint import restore_variables
+from tlx.data import source
 from tlx.errors import UserError
 from tlx.metrics import MetricWriter
 from tlx.preemption import Preempted
 from tlx.pretrained import load_run
 from tlx.recipes import load, self_train, supervised
+from tlx.recipes.run import prepare
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = ROOT / "configs"
@@ -377,3 +380,12 @@ def test_no_pseudo_label_passes(tmp_path, capsys):
     result = self_train.run(small_self_train(**{"pseudo_label.threshold": 1.0, "rounds": 1}), tmp_path)
     assert "no pseudo-label reaches the threshold" in capsys.readouterr().out
     assert result["rounds"][1]["pseudo_labels"] == 0 and np.isfinite(result["figures"]["test_loss"])
+
+
+def test_images_that_stay_in_their_files_have_the_same_mean_and_deviation(monkeypatch):
+    config = config_lib.resolve({}, supervised.default_config())
+    in_memory = prepare(config).takes
+    monkeypatch.setattr(source, "load", functools.partial(source.load, in_memory_bytes=0))
+    run = prepare(config)
+    assert isinstance(run.dataset.train.images, source.LazyImages)
+    np.testing.assert_allclose([*run.takes.mean, *run.takes.std], [*in_memory.mean, *in_memory.std], rtol=1e-12)

@@ -107,18 +107,23 @@ def main(measure: Callable[[int], Mapping[str, Mapping[str, float]]], out: pathl
     options = parser.parse_args()
     if options.threads:  # before jax, which looks once
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
-    import jax
-
     rows = {}
     for case, seconds in measure(options.repeats).items():
         rows[case] = {f"{name}_seconds": value for name, value in seconds.items()}
         rows[case] |= {f"{name}_over_plain": v / seconds["plain"] for name, v in seconds.items() if name != "plain"}
-    result = {
-        "cases": rows,
+    record({"cases": rows}, out)
+
+
+def record(result: Mapping[str, Any], out: pathlib.Path) -> None:
+    """Writes and prints a result, and the machine that it is of."""
+    import jax
+
+    machine = {
         "jax": jax.__version__,
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "cores": len(os.sched_getaffinity(0)),
         "load_average": os.getloadavg()[0],
     }
-    out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    text = json.dumps({**result, **machine}, indent=1)
+    out.write_text(text + "\n")
+    print(text)

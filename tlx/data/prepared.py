@@ -17,11 +17,14 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from tlx.data import builders
-from tlx.errors import UserError
+from tlx.errors import UserError, reading
 
 
 class LazyImages:
-    """Images uint8 [N, H, W, C] that stay in their files until they are asked for; indexed along N as an array is."""
+    """Images uint8 [N, H, W, C] that stay in their files until they are asked for; indexed along N as an array is.
+
+    Several threads may index at a time. A record that is damaged is a UserError when it is asked for.
+    """
 
     dtype = np.dtype(np.uint8)
     ndim = 4
@@ -38,7 +41,7 @@ class LazyImages:
     def __getitem__(self, index: Any) -> np.ndarray:
         rows = np.asarray(self._rows[index])
         images = np.empty((rows.size, *self.shape[1:]), np.uint8)
-        for place, record in enumerate(self._source.__getitems__(rows.ravel().tolist())):
+        for place, record in enumerate(_records(self._source, rows.ravel().tolist())):
             images[place] = record["image"]
         return images.reshape(rows.shape + self.shape[1:])
 
@@ -142,13 +145,25 @@ def _decode(source: Any, folder: Path, split: str, arrays: dict[str, np.ndarray]
     count = len(source)
     for start in range(0, count, 1000):
         rows = range(start, min(start + 1000, count))
-        for row, record in zip(rows, source.__getitems__(list(rows)), strict=True):
+        for row, record in zip(rows, _records(source, list(rows)), strict=True):
             for name, array in arrays.items():
                 array[row] = record[name]
     for name, array in arrays.items():
         array.flags.writeable = False
         _keep(paths[name], array)
     return arrays
+
+
+def _records(source: Any, rows: list[int]) -> list[dict[str, Any]]:
+    """The records `rows`, decoded; a UserError names the first that is damaged."""
+    try:
+        return source.__getitems__(rows)
+    except Exception:  # array_record, protobuf and Pillow have types of their own for it
+        for row in rows:
+            name = f"{source.dataset_info.data_dir}: record {row} of {source.split}"
+            with reading(name, remedy="delete that folder, and prepare the dataset again"):
+                source[row]
+        raise
 
 
 def _map(path: Path, like: np.ndarray) -> np.ndarray | None:
