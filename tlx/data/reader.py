@@ -117,7 +117,7 @@ class Store:
           UserError: `threads` is below 0.
         """
         check_count("threads", threads, minimum=0)
-        self._threads = threads or min(len(os.sched_getaffinity(0)), MOST_THREADS)
+        self._threads = threads or min(_cores(), MOST_THREADS)
         self._mesh, self._mode, self._mix, self._partner = mesh, mode, mix, tuple(partner)
         self._columns: dict[str, Any] = {"image": examples.images, "label": examples.labels, **columns}
         arrays = [column for column in self._columns.values() if isinstance(column, np.ndarray)]
@@ -200,6 +200,11 @@ def eval_batches(store: Store, index: np.ndarray, size: int) -> Iterator[Batch]:
         return np.concatenate([rows, np.repeat(rows[:1], padding)]), weight
 
     return store.batches(wanted, start=0, stop=-(-len(index) // size))
+
+
+def _cores() -> int:
+    """That this process may use, where the system says so (Linux); else all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _take(columns: Mapping[str, Any], index: Any, names: Sequence[str], partner: Any, take: Callable) -> dict[str, Any]:
