@@ -3,6 +3,7 @@
 import bisect
 import contextlib
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -325,6 +326,6 @@ def digest(variables: PyTree) -> str:
     return sha.hexdigest()
 
 
+@functools.partial(jax.jit, static_argnames=("model", "takes"))  # one program for all phases of a network
 def _init(model: Any, key: jax.Array, takes: models.Input) -> PyTree:
-    images = jnp.zeros((1, *takes.shape))
-    return jax.jit(lambda key: model.init({"params": key}, images, train=False))(key)
+    return model.init({"params": key}, jnp.zeros((1, *takes.shape)), train=False)
