@@ -125,7 +125,7 @@ class Learner:
                 clock.seconds = record["seconds"]
             else:
                 record = self._fit(phase, like, shape, checkpoints, clock, store, streams, teach, dict(meta or {}))
-                write_json(mark, record)
+                write_json(mark, record, seal=True)
             step, best = checkpoints.restore_best(shape)
         for kind, seconds in clock.seconds.items():
             run.clock.seconds[kind] = run.clock.seconds.get(kind, 0.0) + seconds
