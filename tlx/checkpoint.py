@@ -20,7 +20,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from tlx import checksum
 from tlx.errors import UserError, reading
-from tlx.workdir import RESTORE
+from tlx.workdir import RESTORE, opened, sealed
 
 # orbax asks tensorstore before and after each save and restore how many bytes it moved, for a line of its log; the
 # answers stay in memory for good, 11 kB each (tensorstore 0.1.86 and before, measured). Nobody sees that line here.
@@ -95,7 +95,7 @@ class Checkpoints:
         score = {ACCURACY: metrics[ACCURACY], LOSS: metrics[LOSS], "step": step}
         record = {"meta": meta, "score": score, "shapes": _shapes(state), "checksums": checksum.of_arrays(state)}
         with self._writing():
-            args = {"state": ocp.args.StandardSave(state), "meta": ocp.args.JsonSave(checksum.sealed(record))}
+            args = {"state": ocp.args.StandardSave(state), "meta": ocp.args.JsonSave(sealed(record))}
             self._manager.save(step, args=ocp.args.Composite(**args), metrics=score)
 
     def wait(self) -> None:
@@ -167,7 +167,7 @@ class Checkpoints:
 
     def _restore(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
         restore = lambda **args: self._manager.restore(step, args=ocp.args.Composite(**args))
-        record = checksum.opened(restore(meta=ocp.args.JsonRestore()).meta)
+        record = opened(restore(meta=ocp.args.JsonRestore()).meta)
         # The shapes are ours: orbax would ask tensorstore, which loses 3 kB an array for good each time it is asked.
         check_same_shapes(record["shapes"], like, where=str(self.folder / str(step)))
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
@@ -223,7 +223,7 @@ def restore_variables(folder: pathlib.Path, step: int) -> PyTree:
 def read_record(path: pathlib.Path) -> dict[str, Any]:
     """What lies beside the state in the checkpoint at `path`: {"meta", "score", "shapes", "checksums"}."""
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-        return checksum.opened(reader.restore(path / "meta"))
+        return opened(reader.restore(path / "meta"))
 
 
 def check_same_shapes(found: Mapping[str, Sequence[int]], like: PyTree, *, where: str) -> None:

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 
 from tlx import hosts
-from tlx.workdir import canonical
 
 PyTree = Any
 
@@ -24,19 +23,6 @@ def verify(tree: PyTree, saved: dict[str, int]) -> None:
     for name, checksum in of_arrays(tree).items():
         if saved.get(name) != checksum:
             raise ValueError(f"{name} is not what was saved: its checksum differs")
-
-
-def sealed(record: dict[str, Any]) -> dict[str, Any]:
-    """A record, as JSON has it, with its checksum as "seal"."""
-    return {**record, "seal": zlib.crc32(canonical(record).encode())}
-
-
-def opened(record: dict[str, Any]) -> dict[str, Any]:
-    """What was sealed; raises ValueError if it has changed since."""
-    said = {name: value for name, value in record.items() if name != "seal"}
-    if record != sealed(said):
-        raise ValueError("what lies beside the state is not what was saved: its checksum differs")
-    return said
 
 
 def named(tree: PyTree) -> dict[str, Any]:

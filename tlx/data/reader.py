@@ -214,7 +214,8 @@ def _take(columns: Mapping[str, Any], index: Any, names: Sequence[str], partner:
     return rows
 
 
-def _make_gather(mesh: Mesh, names: Sequence[str]) -> Any:
+@functools.cache  # a store for each phase and split, and one program for those of equal shapes
+def _make_gather(mesh: Mesh, names: tuple[str, ...]) -> Any:
     """One compiled lookup. Under "pmap" the indices come as [devices, B / devices], and so do the rows."""
 
     def gather(columns: Mapping[str, jax.Array], index: jax.Array, partner: jax.Array | None = None) -> Batch:

@@ -3,6 +3,7 @@
 import bisect
 import contextlib
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -129,7 +130,7 @@ class Learner:
                 clock.seconds = record["seconds"]
             else:
                 record = self._fit(phase, like, shape, checkpoints, clock, store, streams, teach, dict(meta or {}))
-                write_json(mark, record)
+                write_json(mark, record, seal=True)
             step, best = checkpoints.restore_best(shape)
         for kind, seconds in clock.seconds.items():
             run.clock.seconds[kind] = run.clock.seconds.get(kind, 0.0) + seconds
@@ -335,7 +336,12 @@ def digest(variables: PyTree) -> str:
 
 
 def _init(model: Any, key: jax.Array, takes: models.Input, layout: PyTree = None) -> PyTree:
-    images = jnp.zeros((1, *takes.shape))
-    init = lambda key: model.init({"params": key}, images, train=False)
-    given = {} if layout is None else {"out_shardings": {name: layout[name] for name in jax.eval_shape(init, key)}}
-    return jax.jit(init, **given)(key)
+    if layout is None:
+        return _init_whole(model, key, takes)
+    shardings = {name: layout[name] for name in jax.eval_shape(lambda: _init_whole(model, key, takes))}
+    return jax.jit(lambda key: _init_whole(model, key, takes), out_shardings=shardings)(key)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "takes"))  # one program for all phases of a network
+def _init_whole(model: Any, key: jax.Array, takes: models.Input) -> PyTree:
+    return model.init({"params": key}, jnp.zeros((1, *takes.shape)), train=False)
