@@ -13,8 +13,8 @@ from typing import Any
 
 import jax
 
+from tlx import compiles, progress
 from tlx import metrics as metrics_lib
-from tlx import progress
 from tlx.checkpoint import Checkpoints
 from tlx.errors import UserError
 from tlx.preemption import Preemption
@@ -99,7 +99,7 @@ def fit(
     ahead = _steps_ahead(state)
     history: list[Any] = []  # the device's metrics since the last evaluation, not yet fetched
     since = time.perf_counter()
-    with progress.bar(phase, total=steps, start=start) as bar:
+    with progress.bar(phase, total=steps, start=start) as bar, compiles.Watch().on() as watch:
         for number, batch in enumerate(batches(start), start + 1):
             if preemption.asked():
                 sums = _collect(sums, history, number - 1, checkpoints)
@@ -107,8 +107,10 @@ def fit(
                 save(number - 1, sums, None)
                 checkpoints.wait()
                 preemption.check()
-            state, metrics = step(number - 1)(state, batch, rng)
+            program = step(number - 1)
+            state, metrics = program(state, batch, rng)
             history.append(metrics)
+            watch.look(program, f"{phase}, step {number}")
             if len(history) > ahead:
                 # The device always has work, and the queue of dispatched steps stays short.
                 jax.block_until_ready(history[-1 - ahead])
@@ -127,6 +129,7 @@ def fit(
             values |= {f"learning_rate/{name}": float(rate(number - 1)) for name, rate in (schedules or {}).items()}
             writer.write(phase, number, values)
             save(number, sums, values)
+            watch.look(evaluate, f"{phase}, evaluation at step {number}")
     return state
 
 

@@ -8,6 +8,7 @@ permutation a pass costs nothing.
 
 import concurrent.futures
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -146,7 +147,8 @@ def _take(columns: Mapping[str, Any], index: Any, names: Sequence[str], partner:
     return rows
 
 
-def _make_gather(mesh: Mesh, names: Sequence[str]) -> Any:
+@functools.cache  # a store for each phase and split, and one program for those of equal shapes
+def _make_gather(mesh: Mesh, names: tuple[str, ...]) -> Any:
     """One compiled lookup. Under "pmap" the indices come as [devices, B / devices], and so do the rows."""
 
     def gather(columns: Mapping[str, jax.Array], index: jax.Array, partner: jax.Array | None = None) -> Batch:

@@ -3,6 +3,7 @@
 import bisect
 import contextlib
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -335,7 +336,15 @@ def digest(variables: PyTree) -> str:
 
 
 def _init(model: Any, key: jax.Array, takes: models.Input, layout: PyTree = None) -> PyTree:
-    images = jnp.zeros((1, *takes.shape))
+    leaves, tree = jax.tree.flatten(layout)
+    return _init_program(model, takes, tuple(leaves), tree)(key)
+
+
+@functools.cache  # one program for all phases of a network
+def _init_program(model: Any, takes: models.Input, leaves: tuple[Any, ...], tree: Any) -> Callable:
+    """`layout`, flattened: a cache needs what can be hashed."""
+    images, layout = jnp.zeros((1, *takes.shape)), jax.tree.unflatten(tree, leaves)
     init = lambda key: model.init({"params": key}, images, train=False)
-    given = {} if layout is None else {"out_shardings": {name: layout[name] for name in jax.eval_shape(init, key)}}
-    return jax.jit(init, **given)(key)
+    parts = () if layout is None else jax.eval_shape(init, jax.random.key(0))
+    given = {} if layout is None else {"out_shardings": {name: layout[name] for name in parts}}
+    return jax.jit(init, **given)
