@@ -1,5 +1,7 @@
 """Metrics as (sum, count) pairs, and where they are written: `metrics.jsonl` and TensorBoard.
 
+A line of `metrics.jsonl` is {"phase", "step", name: value, ..., "seal": a checksum of the rest}.
+
 A mean of means is wrong as soon as two batches differ in size or mask. Sums and counts add up exactly over steps,
 devices and hosts, and are divided once, when somebody looks.
 """
@@ -7,13 +9,14 @@ devices and hosts, and are divided once, when somebody looks.
 import json
 import math
 import pathlib
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 
-from tlx import hosts
-from tlx.workdir import write_bytes
+from tlx import hosts, progress
+from tlx.workdir import opened, sealed, write_bytes
 
 Sums = dict[str, tuple[float, float]]
 
@@ -39,21 +42,25 @@ class MetricWriter:
     def __init__(self, workdir: pathlib.Path):
         self._path = workdir / "metrics.jsonl"
         self._tensorboard_dir = workdir / "tensorboard"
-        self._tensorboard: dict[str, Any] = {}
+        self._events: tuple[str, Any] = ("", None)  # the phase under way, and its file of events
 
     def rewind(self, phase: str, step: int) -> None:
-        """Forgets the lines of `phase` after `step`: the run that wrote them died, and they will be written again."""
+        """Forgets the lines of `phase` after `step`: the run that wrote them died, and they will be written again.
+
+        And what is no line as it was written: the last one of a killed run, cut off; any other is said.
+        """
         if not self._path.exists():
             return
-        kept = []
-        for line in self._path.read_text(errors="replace").splitlines():
+        kept, lines = [], self._path.read_text(errors="replace").splitlines()
+        for number, line in enumerate(lines, 1):
             try:
-                record = json.loads(line)
+                record = opened(json.loads(line))
                 of, at = record["phase"], record["step"]
                 if of != phase or at <= step:
                     kept.append(line)
             except (ValueError, TypeError, KeyError, RecursionError):
-                continue  # the last line of a killed run, cut off, or none of ours
+                if number < len(lines):
+                    progress.say(f"[yellow]{self._path} line {number} is damaged: left out[/yellow]")
         write_bytes(self._path, "".join(line + "\n" for line in kept).encode())
 
     def write(self, phase: str, step: int, values: Mapping[str, float]) -> None:
@@ -62,16 +69,26 @@ class MetricWriter:
             return
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}  # JSON has no NaN
         with self._path.open("a") as f:
-            f.write(json.dumps({"phase": phase, "step": step, **finite}) + "\n")
-        if phase not in self._tensorboard:
-            import tensorboardX  # here, because a reader of metrics needs none
-
-            self._tensorboard[phase] = tensorboardX.SummaryWriter(str(self._tensorboard_dir / phase))
-        for name, value in values.items():
-            self._tensorboard[phase].add_scalar(name, value, step)
-        self._tensorboard[phase].flush()
+            f.write(json.dumps(sealed({"phase": phase, "step": step, **finite})) + "\n")
+        self._write_events(phase, step, values)
 
     def close(self) -> None:
-        for writer in self._tensorboard.values():
-            writer.close()
-        self._tensorboard.clear()
+        if self._events[1]:
+            self._events[1].close()
+        self._events = ("", None)
+
+    def _write_events(self, phase: str, step: int, values: Mapping[str, float]) -> None:
+        """By tensorboardX's parts: its SummaryWriter has a thread, which a full disk ends, and the run then waits."""
+        # Here, because a reader of metrics needs none of it.
+        from tensorboardX import event_file_writer, summary
+        from tensorboardX.proto import event_pb2
+
+        if self._events[0] != phase:
+            self.close()  # phases come one after another, and a run may have a thousand
+            folder = self._tensorboard_dir / phase
+            folder.mkdir(parents=True, exist_ok=True)
+            self._events = (phase, event_file_writer.EventsWriter(str(folder / "events")))
+        for name, value in values.items():
+            event = event_pb2.Event(wall_time=time.time(), step=step, summary=summary.scalar(name, value))
+            self._events[1].write_event(event)
+        self._events[1].flush()

@@ -92,7 +92,7 @@ def diagnose(labels: PseudoLabels, truth: np.ndarray, class_names: Sequence[str]
 
 def save(diagnosis: dict[str, Any], workdir: pathlib.Path, number: int) -> None:
     """Writes `pseudo_labels/round_<number>.json`, whole or not at all, beside the labels themselves."""
-    write_json(workdir / "pseudo_labels" / f"round_{number}.json", diagnosis)
+    write_json(workdir / "pseudo_labels" / f"round_{number}.json", diagnosis, seal=True)
 
 
 def load(workdir: pathlib.Path) -> dict[int, dict[str, Any]]:

@@ -238,9 +238,7 @@ def check_threshold(threshold: float) -> None:
 
 def save(labels: PseudoLabels, path: pathlib.Path) -> None:
     """Writes an npz, whole or not at all."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **{name: np.asarray(value) for name, value in dataclasses.asdict(labels).items()})
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, _npz(labels))
 
 
 def load(path: pathlib.Path) -> PseudoLabels:
@@ -253,6 +251,17 @@ def load(path: pathlib.Path) -> PseudoLabels:
         npz.check(path)
         with np.load(path, allow_pickle=False) as arrays:
             read = {field.name: arrays[field.name] for field in dataclasses.fields(PseudoLabels)}
-        return PseudoLabels(**{name: value if value.ndim else value.item() for name, value in read.items()})
+        labels = PseudoLabels(**{name: value if value.ndim else value.item() for name, value in read.items()})
+        # The ledger has the digest of the file: a bit that the reader of npz overlooks would be found there, too late.
+        if path.read_bytes() != _npz(labels):
+            raise ValueError("it is not what was written")
+        return labels
     except Exception as e:  # zipfile, zlib and numpy raise a dozen types between them
         raise UserError(f"{path} is damaged or of an older version ({e}): delete it, it will be made again") from None
+
+
+def _npz(labels: PseudoLabels) -> bytes:
+    """The same bytes for the same labels."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **{name: np.asarray(value) for name, value in dataclasses.asdict(labels).items()})
+    return buffer.getvalue()

@@ -11,7 +11,7 @@ import numpy as np
 
 from tlx import npz, pseudo_diagnostics
 from tlx.errors import UserError
-from tlx.workdir import read_json
+from tlx.workdir import BrokenSeal, opened, read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,10 +69,12 @@ def _read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     rows: dict[tuple[str, int], dict] = {}
     for i, line in enumerate(lines):
         try:
-            row = json.loads(line)
+            row = opened(json.loads(line))
             # The last line of a (phase, step) wins: a run that was killed writes some steps twice.
             phase, number = str(row["phase"]), int(row["step"])
             rows.setdefault((phase, number), {}).update(row | {"phase": phase, "step": number})
+        except BrokenSeal as e:
+            raise UserError(f"{path} line {i + 1} {e}: delete it") from None
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             if i + 1 < len(lines):  # a last line that was cut off is how a killed run ends
                 raise UserError(f"{path} line {i + 1} is not a JSON object with phase and step: delete it") from None

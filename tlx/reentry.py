@@ -94,7 +94,7 @@ def enter(workdir: pathlib.Path, config: Config, from_round: int) -> bool:
         "changes": _changes(made_by[-1]["config"], config),
         "kept": made_by,
     }
-    write_json(workdir / "reentry.json", mark)
+    write_json(workdir / "reentry.json", mark, seal=True)
     write_json(workdir / "config.json", config)
     return True
 

@@ -10,13 +10,15 @@ ledger.json    who taught whom, in self-training; reentry.json   where its round
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, TextIO
 
 from tlx import hosts
@@ -29,6 +31,9 @@ class InUse(UserError):
 
 # What to do about a record that is damaged.
 RESTORE = "restore it, or run again with --overwrite"
+
+# What ails a disk or a folder, and not the program.
+_NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 # All that a run makes. `--overwrite` removes these and nothing else, whatever folder it was pointed at.
 OWN = (
@@ -95,11 +100,28 @@ def is_finished(workdir: pathlib.Path) -> bool:
     return (workdir / "result.json").exists()
 
 
-def write_json(path: pathlib.Path, value: Any, *, indent: int | None = 1) -> None:
+@contextlib.contextmanager
+def writable(workdir: pathlib.Path) -> Iterator[None]:
+    """For what writes into a run's folder: a full disk, or a folder that has become read-only, is one UserError."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno not in _NOT_WRITABLE:
+            raise
+        raise UserError(
+            f"{e.filename or workdir}: {e.strerror}; mend it (make room on the disk, or the folder writable) and give "
+            "the same command again: it goes on from the last checkpoint"
+        ) from e
+
+
+def write_json(path: pathlib.Path, value: Any, *, indent: int | None = 1, seal: bool = False) -> None:
     """Writes a file that is either whole or absent, also when the process is killed in between.
+
+    With `seal`, an object is written with a checksum of what it says, which `read_json` holds it to.
 
     Of several hosts the first writes; the others, which may not see the file at once, leave it to that.
     """
+    value = sealed(value) if seal else value
     write_bytes(path, (json.dumps(value, indent=indent, default=_plain) + "\n").encode())
 
 
@@ -140,15 +162,40 @@ def remove(path: pathlib.Path) -> None:
 
 
 def read_json(path: pathlib.Path) -> Any:
-    """Reads a record, or raises UserError that names the file and the fix."""
+    """Reads a record, or raises UserError that names the file and the fix. A seal is checked, and taken off."""
     try:
-        return json.loads(path.read_text())
+        return opened(json.loads(path.read_text()))
     except FileNotFoundError:
         raise UserError(f"{path} is missing: is {path.parent} the folder of a tlx run?") from None
     except OSError as e:
         raise UserError(f"{path} cannot be read ({e.strerror}): check the path") from None
+    except BrokenSeal as e:
+        raise UserError(f"{path} {e}: {RESTORE}") from None
     except (ValueError, RecursionError) as e:  # also a number of more digits, or a nesting, than Python takes
         raise UserError(f"{path} is not valid JSON ({e}): {RESTORE}") from None
+
+
+class BrokenSeal(ValueError):
+    """A record that does not say what it said when it was written."""
+
+
+def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record, as JSON has it, with a checksum of what it says: of a disk's errors, not of anybody's intentions."""
+    record = as_read(record)
+    return {**record, "seal": zlib.crc32(canonical(record).encode())}
+
+
+def opened(record: Any) -> Any:
+    """What was sealed, without its seal; raises BrokenSeal if it says something else now.
+
+    What has no seal, or is no object, is given back as it is: older runs have none, and other files never had one.
+    """
+    if not isinstance(record, dict) or "seal" not in record:
+        return record
+    said = {name: value for name, value in record.items() if name != "seal"}
+    if record != sealed(said):
+        raise BrokenSeal("is not what was written: its checksum differs")
+    return said
 
 
 def _check(workdir: pathlib.Path, config: dict[str, Any], any_config: bool) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tlx.errors import UserError
-from tlx.workdir import write_json
+from tlx.workdir import opened, write_json
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,9 +77,8 @@ def make_splits(
 
 def save(splits: Splits, path: str | os.PathLike) -> None:
     """Writes the indices as JSON."""
-    write_json(
-        Path(path), {field.name: getattr(splits, field.name) for field in dataclasses.fields(splits)}, indent=None
-    )
+    parts = {field.name: getattr(splits, field.name) for field in dataclasses.fields(splits)}
+    write_json(Path(path), parts, indent=None, seal=True)
 
 
 def load(path: str | os.PathLike) -> Splits:
@@ -89,7 +88,7 @@ def load(path: str | os.PathLike) -> Splits:
       UserError: there is no such file, or it holds something else.
     """
     try:
-        parts = json.loads(Path(path).read_text())
+        parts = opened(json.loads(Path(path).read_text()))
         # NumPy would make 0 of 0.5 and of "0", and be silent.
         if not all(type(row) is int for index in parts.values() for row in index):
             raise TypeError("indices must be integers")

@@ -130,7 +130,7 @@ class Learner:
                 clock.seconds = record["seconds"]
             else:
                 record = self._fit(phase, like, shape, checkpoints, clock, store, streams, teach, dict(meta or {}))
-                write_json(mark, record)
+                write_json(mark, record, seal=True)
             step, best = checkpoints.restore_best(shape)
         for kind, seconds in clock.seconds.items():
             run.clock.seconds[kind] = run.clock.seconds.get(kind, 0.0) + seconds
@@ -343,8 +343,8 @@ def _init(model: Any, key: jax.Array, takes: models.Input, layout: PyTree = None
 @functools.cache  # one program for all phases of a network
 def _init_program(model: Any, takes: models.Input, leaves: tuple[Any, ...], tree: Any) -> Callable:
     """`layout`, flattened: a cache needs what can be hashed."""
-    images, layout = jnp.zeros((1, *takes.shape)), jax.tree.unflatten(tree, leaves)
-    init = lambda key: model.init({"params": key}, images, train=False)
+    layout = jax.tree.unflatten(tree, leaves)
+    init = lambda key: model.init({"params": key}, jnp.zeros((1, *takes.shape)), train=False)
     parts = () if layout is None else jax.eval_shape(init, jax.random.key(0))
     given = {} if layout is None else {"out_shardings": {name: layout[name] for name in parts}}
     return jax.jit(init, **given)

@@ -30,7 +30,7 @@ from tlx.class_scores import macro_scores
 from tlx.data import reader, source, splits
 from tlx.errors import UserError
 from tlx.preemption import Preemption
-from tlx.workdir import begin, is_finished, open_workdir, read_json, write_json
+from tlx.workdir import begin, is_finished, open_workdir, read_json, writable, write_json
 
 if TYPE_CHECKING:
     from tlx.recipes.learner import Trained
@@ -92,7 +92,7 @@ class Run:
             )
         begin(self.workdir, settings, overwrite=self.overwrite)
         splits.save(self.splits, self.workdir / "splits.json")
-        write_json(self.workdir / "task.json", _task(self))
+        write_json(self.workdir / "task.json", _task(self), seal=True)
 
     def config_of(self, number: int) -> ConfigDict:
         """What made, or makes, round `number`: the run's config, or an earlier one if it was begun anew after it."""
@@ -214,7 +214,7 @@ def open_run(
             )
             run.clock.add("setup", started)
             try:
-                with _compile_seconds(run.clock):
+                with _compile_seconds(run.clock), writable(folder):
                     yield run
             finally:
                 run.writer.close()
@@ -287,7 +287,7 @@ def finish(run: Run, trained: "Trained", **more: Any) -> dict[str, Any]:
         "git": _git_revision(),
         "devices": f"{run.mesh.devices.size} x {run.mesh.devices.flat[0].device_kind}" + _hosts(),
     }
-    write_json(run.workdir / "result.json", result)
+    write_json(run.workdir / "result.json", result, seal=True)
     hosts.wait("result")
     result = read_json(run.workdir / "result.json")
     _print_result(result)

@@ -80,7 +80,7 @@ def choose(learner: Learner, variables: PyTree) -> freeze_rule.Choice:
     if not path.exists():
         facts = gather(learner, variables)
         choice = freeze_rule.choose(facts)
-        write_json(path, {"choice": dataclasses.asdict(choice), "facts": dataclasses.asdict(facts)})
+        write_json(path, {"choice": dataclasses.asdict(choice), "facts": dataclasses.asdict(facts)}, seal=True)
     hosts.wait("strategy")
     record = read_json(path)
     choice = freeze_rule.Choice(**record["choice"])
