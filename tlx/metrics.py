@@ -6,6 +6,7 @@ A mean of means is wrong as soon as two batches differ in size or mask. Sums and
 devices and hosts, and are divided once, when somebody looks.
 """
 
+import itertools
 import json
 import math
 import pathlib
@@ -47,21 +48,26 @@ class MetricWriter:
     def rewind(self, phase: str, step: int) -> None:
         """Forgets the lines of `phase` after `step`: the run that wrote them died, and they will be written again.
 
-        And what is no line as it was written: the last one of a killed run, cut off; any other is said.
+        And what is no line as it was written: the last one of a killed run, cut off, or a damaged one, which is said.
         """
         if not self._path.exists():
             return
-        kept, lines = [], self._path.read_text(errors="replace").splitlines()
-        for number, line in enumerate(lines, 1):
-            try:
-                record = opened(json.loads(line))
-                of, at = record["phase"], record["step"]
-                if of != phase or at <= step:
-                    kept.append(line)
-            except (ValueError, TypeError, KeyError, RecursionError):
-                if number < len(lines):
-                    progress.say(f"[yellow]{self._path} line {number} is damaged: left out[/yellow]")
-        write_bytes(self._path, "".join(line + "\n" for line in kept).encode())
+        with self._path.open(errors="replace") as lines:
+            kept = [self._stays(line, number, phase, step) for number, line in enumerate(lines, 1)]
+        if all(kept):
+            return
+        with self._path.open(errors="replace") as lines:
+            write_bytes(self._path, "".join(itertools.compress(lines, kept)).encode())
+
+    def _stays(self, line: str, number: int, phase: str, step: int) -> bool:
+        if not line.endswith("\n"):
+            return False  # the last one of a process that was killed
+        try:
+            record = opened(json.loads(line))
+            return bool(record["phase"] != phase or record["step"] <= step)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            progress.say(f"[yellow]{self._path} line {number} is damaged: left out[/yellow]")
+            return False
 
     def write(self, phase: str, step: int, values: Mapping[str, float]) -> None:
         """One line of JSON, and one TensorBoard point for each value. Host 0 only."""

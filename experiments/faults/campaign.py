@@ -1,11 +1,11 @@
 """A self-training run, disturbed in every way that machines know: does it end as if nothing had happened?
 
-    python -m experiments.faults.campaign --seed=0 [--kills=50] [--damages=3] [--faults=kills,writes]
+    python -m experiments.faults.campaign --seed=0 [--kills=50] [--damages=3] [--faults=kills,writes] [--short]
 
 Every fault must end in the same final parameters as an undisturbed run, or in one clear line with nothing lost: when
 what it names is mended, the same command ends there too. Writes `results.json` and the table in `README.md`, and ends
-with 1 if anything was lost. With --faults the others' results stay as they are. Best as root: only root can mount the
-small disks that run full, and elsewhere they are counted as skipped.
+with 1 if anything was lost. With --faults the others' results stay as they are; --short is what the tests do. Best as
+root: only root can mount the small disks that run full, and elsewhere they are counted as skipped.
 """
 
 import argparse
@@ -76,6 +76,22 @@ FAULTS: dict[str, Callable[[Given], Iterator[Trial]]] = {
         g.folder, [(1, "checkpoints/round_1/2"), (0, "checkpoints/round_1/2"), (1, "checkpoints/round_2/*tmp*")]
     ),
 }
+# What the tests do of it.
+SHORT: dict[str, Callable[[Given], Iterator[Trial]]] = {
+    "kills": lambda g: kills.at_random(g.folder, g.end, seconds=g.seconds, count=2, rng=g.rng("kills")),
+    "writes": FAULTS["writes"],
+    "damages": lambda g: damage.files(
+        g.folder,
+        g.half,
+        "interrupted",
+        g.end,
+        kinds=["checkpoint, arrays", "phases/*.json", "pseudo_labels/*.npz"],
+        flips=1,
+        cuts=0,
+        rng=g.rng("damages"),
+    ),
+    "second": lambda g: surroundings.second_process(g.folder, g.end, ["checkpoints/round_1/2"]),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -84,11 +100,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=50, help="at random moments")
     parser.add_argument("--damages", type=int, default=3, help="bits flipped in each kind of file of each run")
     parser.add_argument("--faults", default=",".join(FAULTS), help="which, separated by commas; all if left out")
+    parser.add_argument("--short", action="store_true", help="what the tests do of it")
     parser.add_argument("--into", type=pathlib.Path, default=HERE / "results.json", help="the results")
     options = parser.parse_args(argv)
-    names = options.faults.split(",")
-    if unknown := [name for name in names if name not in FAULTS]:
-        print(f"error: unknown fault {unknown[0]!r}: use {', '.join(FAULTS)}", file=sys.stderr)
+    names = [*SHORT] if options.short else options.faults.split(",")
+    faults = SHORT if options.short else FAULTS
+    if unknown := [name for name in names if name not in faults]:
+        print(f"error: unknown fault {unknown[0]!r}: use {', '.join(faults)}", file=sys.stderr)
         return 2
     results = json.loads(options.into.read_text()) if options.into.exists() else {}
     with tempfile.TemporaryDirectory(prefix="tlx-faults-") as folder:
@@ -97,11 +115,11 @@ def main(argv: list[str] | None = None) -> int:
             started = time.monotonic()
             inside = dataclasses.replace(given, folder=given.folder / name)
             trials = []
-            for trial in FAULTS[name](inside):
+            for trial in faults[name](inside):
                 trials.append(dataclasses.asdict(trial))
                 print(f"{trial.fault}: {trial.what} [{trial.hit}]: {trial.outcome} {trial.said}", flush=True)
             results[name] = {"seed": options.seed, "seconds": round(time.monotonic() - started), "trials": trials}
-            ordered = {name: results[name] for name in FAULTS if name in results}
+            ordered = {name: results[name] for name in faults if name in results}
             options.into.write_text(json.dumps(ordered, indent=1) + "\n")
     if options.into == HERE / "results.json":
         update_table(HERE / "README.md", table(results), begin=BEGIN)
@@ -127,7 +145,7 @@ def _prepare(folder: pathlib.Path, options: argparse.Namespace) -> Given:
     """An undisturbed run, a second one to know how long it takes when all is compiled, and one that is interrupted."""
     os.environ["TFDS_DATA_DIR"], os.environ["TMPDIR"] = str(folder / "data"), str(folder)
     tempfile.tempdir = str(folder)
-    jax.config.update("jax_compilation_cache_dir", os.environ.get("TLX_TESTS_CACHE") or str(folder / "compiled"))
+    jax.config.update("jax_compilation_cache_dir", os.environ.get("TLX_FAULTS_CACHE") or str(folder / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     whole = start(folder / "whole").wait()
     again = start(folder / "again").wait()

@@ -16,12 +16,14 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+import jax
+
 import tlx.report
 from experiments.faults import small_run
 from tlx.errors import UserError
 from tlx.recipes import self_train
 
-HANG = 300.0  # seconds after which a run is taken to hang; it takes 3 on an idle machine
+HANG = 1200.0  # seconds after which a run is taken to hang; on idle cores it takes a few, among others a minute or five
 
 
 @dataclasses.dataclass
@@ -116,6 +118,8 @@ def start(workdir: pathlib.Path, prepare: Callable[[], None] = lambda: None) -> 
         traceback.print_exc()
     finally:
         with contextlib.suppress(Exception):
+            if jax.distributed.is_initialized():
+                jax.distributed.shutdown()  # as at the end of any process that joined others: it may wait for them
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)

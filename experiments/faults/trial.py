@@ -8,7 +8,9 @@ from experiments.faults.child import Child
 from experiments.faults.small_run import CURVES
 
 SAME, REFUSED, LOST, SKIPPED = "same end", "refused, then same end", "lost", "skipped"
-OUTCOMES = (SAME, REFUSED, LOST, SKIPPED)
+# The weights, figures and ledger are the same, and metrics.jsonl lacks a damaged line.
+SHORTER = "same end, shorter curves"
+OUTCOMES = (SAME, SHORTER, REFUSED, LOST, SKIPPED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,25 +32,18 @@ def judge(child: Child, undisturbed: dict[str, Any], mended: Callable[[], Child]
       undisturbed: the end to come to.
       mended: where the run refused to go on, mends what it named and gives the same command again.
     """
-    if child.refused:
-        again = mended()
-        difference = _difference(again, undisturbed)
-        if difference:
-            return LOST, f"{child.last_line}; and then: {difference}"
-        return REFUSED, child.last_line
-    difference = _difference(child, undisturbed)
-    return (LOST, difference) if difference else (SAME, "")
+    if not child.refused:
+        return _compare(child, undisturbed)
+    outcome, said = _compare(mended(), undisturbed)
+    return (REFUSED, child.last_line) if outcome == SAME else (LOST, f"{child.last_line}; and then: {said}")
 
 
-def _difference(child: Child, undisturbed: dict[str, Any]) -> str:
-    """What is wrong with how it ended, or ""."""
-    if child.end is None:
-        return child.last_line
+def _compare(child: Child, undisturbed: dict[str, Any]) -> tuple[str, str]:
     end = child.end
-    wrong = [name for name in undisturbed if end.get(name) != undisturbed[name] and not _told(name, child)]
-    return f"another end: {', '.join(wrong)}" if wrong else ""
-
-
-def _told(name: str, child: Child) -> bool:
-    """Whether it is the curves that lack a point, and the run said so: the weights and figures do not come of them."""
-    return name == CURVES and "is damaged: left out" in child.output.read_text(errors="replace")
+    if end is None:
+        return LOST, child.last_line
+    differs = [name for name in undisturbed if end.get(name) != undisturbed[name]]
+    fewer = [row for row in undisturbed[CURVES] if row not in end[CURVES]]
+    if differs == [CURVES] and len(end[CURVES]) + len(fewer) == len(undisturbed[CURVES]):
+        return SHORTER, f"{len(fewer)} of {len(undisturbed[CURVES])} lines of metrics.jsonl are left out"
+    return (LOST, f"another end: {', '.join(differs)}") if differs else (SAME, "")

@@ -1,0 +1,142 @@
+"""Student after student for hours: memory must not grow, and after the first student nothing is compiled.
+
+    python -m experiments.soak.soak --minutes=120 [--every=10] [--steps=1000] [--workdir=FOLDER]
+
+A run of self-training on digits through `tlx.loop`, with evaluations and checkpoints, which ends as if it had been
+asked to stop by its cluster. Writes `results.json` as it goes, and says at the end whether resident memory stayed
+within 2 % after warm-up and no program was made; ends with 1 if not. Stop it (Ctrl-C) whenever you like: what it
+measured until then is judged.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from tlx import compiles
+from tlx.preemption import Preempted, Preemption
+from tlx.recipes import self_train
+from tlx.workdir import write_json
+
+HERE = pathlib.Path(__file__).parent
+LIMIT = 0.02  # of the memory after warm-up
+WARM = 0.1  # the part of the time that is warm-up, and two students at least
+SAMPLED = ("seconds", "rss_mb", "compiled", "students")
+WINDOWS = 10  # of what follows: their medians are compared
+
+
+def config(*, steps: int, students: int) -> ConfigDict:
+    """Each student has ten evaluations and checkpoints."""
+    made = self_train.default_config()
+    made.name, made.rounds = "soak", students
+    made.data.update(labels_per_class=10, validation=100)
+    for section in (made.teacher, made.student):
+        section.model = {"name": "mlp", "widths": (64,), "dropout": 0.2}
+        section.train.update(steps=steps, batch_size=16, eval_every=-(-steps // 10), ema_decay=0.99)
+        section.augment = {"shift": 1, "noise": 0.1}
+    made.loss.consistency = 0.5
+    return made
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m experiments.soak.soak", description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=120.0)
+    parser.add_argument("--every", type=float, default=10.0, help="seconds between two looks at the memory")
+    parser.add_argument("--steps", type=int, default=1000, help="of a student")
+    parser.add_argument("--students", type=int, default=5000, help="after so many it ends in any case")
+    parser.add_argument("--workdir", type=pathlib.Path, help="of the run, which is kept; else it is a temporary one")
+    parser.add_argument("--into", type=pathlib.Path, default=HERE / "results.json", help="the results")
+    options = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory(prefix="tlx-soak-") as folder:
+        workdir = options.workdir or pathlib.Path(folder) / "run"
+        # The outer Preemption: a stop that comes when the run is not ready for it does not end this process.
+        with compiles.strict(), compiles.counted() as names, Preemption():
+            with _sampled(workdir, names, options.minutes * 60, options.every, options.into) as record:
+                with contextlib.suppress(Preempted):
+                    self_train.run(config(steps=options.steps, students=options.students), workdir)
+    record |= {"verdict": judge(record)}
+    write_json(options.into, record, indent=None)
+    print(json.dumps(record["verdict"], indent=1))
+    return 0 if record["verdict"]["flat"] and record["verdict"]["compiled"] == 0 else 1
+
+
+def judge(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What the samples say.
+
+    Returns:
+      seconds and students in all; warm_up_seconds; rss_mb after it, the lowest and highest of WINDOWS medians, and
+      `growth`, by which part the highest is above the lowest; mb_per_hour, the slope of a line through all samples
+      after warm-up; compiled, how many programs were made after it; flat, whether growth is at most LIMIT.
+    """
+    seconds, rss, compiled, students = (np.asarray(record[name]) for name in SAMPLED)
+    warm = (seconds >= WARM * seconds[-1]) & (students >= 2)
+    if warm.sum() < WINDOWS:
+        raise SystemExit(f"{warm.sum()} samples after warm-up are too few to judge: give it more --minutes")
+    medians = [float(np.median(part)) for part in np.array_split(rss[warm], WINDOWS)]
+    growth = max(medians) / min(medians) - 1
+    return {
+        "seconds": float(seconds[-1]),
+        "students": int(students[-1]),
+        "warm_up_seconds": float(seconds[warm][0]),
+        "rss_mb": [min(medians), max(medians)],
+        "growth": round(growth, 4),
+        "mb_per_hour": round(float(np.polyfit(seconds[warm] / 3600, rss[warm], 1)[0]), 2),
+        "compiled": int(compiled[warm][-1] - compiled[warm][0]),
+        "flat": growth <= LIMIT,
+    }
+
+
+@contextlib.contextmanager
+def _sampled(
+    workdir: pathlib.Path, names: list[str], seconds: float, every: float, into: pathlib.Path
+) -> Iterator[dict[str, Any]]:
+    """Looks every so often, while this is entered, and asks the run to stop when the time is over."""
+    record: dict[str, Any] = {
+        "every": every,
+        "jax": jax.__version__,
+        "cores": os.cpu_count(),
+        **{name: [] for name in SAMPLED},
+    }
+    started, over = time.monotonic(), threading.Event()
+
+    def look() -> None:
+        while not over.wait(every):
+            passed = time.monotonic() - started
+            students = len(list((workdir / "phases").glob("round_*.json")))
+            for name, value in zip(SAMPLED, (round(passed, 1), _rss_mb(), len(names), students)):
+                record[name].append(value)
+            write_json(into, record, indent=None)
+            if passed > seconds:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield record
+    finally:
+        over.set()
+        thread.join()
+
+
+def _rss_mb() -> float:
+    """Resident memory of this process."""
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
