@@ -9,14 +9,13 @@ from experiments.soak import soak
 
 
 def test_some_students_in_a_row_compile_nothing(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("tlx.report.write", lambda folder: folder)
     monkeypatch.setattr(soak, "WARM", 0.0)
     monkeypatch.setattr(soak, "LIMIT", 1.0)  # seconds say nothing of memory
     options = ["--students=4", "--steps=10", "--every=0.01", f"--into={tmp_path / 'results.json'}"]
     assert soak.main(options) == 0
     verdict = json.loads((tmp_path / "results.json").read_text())["verdict"]
-    assert verdict == json.loads(capsys.readouterr().out.split("report:")[1].split("\n", 1)[1])
-    assert verdict["students"] >= 2 and verdict["compiled"] == 0
+    assert verdict["students"] >= 4 and verdict["compiled"] == 0
+    assert f'"students": {verdict["students"]}' in capsys.readouterr().out
 
 
 def test_it_ends_when_its_time_is_over(tmp_path, monkeypatch):

@@ -64,7 +64,8 @@ class MetricWriter:
             return False  # the last one of a process that was killed
         try:
             record = opened(json.loads(line))
-            return bool(record["phase"] != phase or record["step"] <= step)
+            of, at = record["phase"], record["step"]
+            return bool(of != phase or at <= step)
         except (ValueError, TypeError, KeyError, RecursionError):
             progress.say(f"[yellow]{self._path} line {number} is damaged: left out[/yellow]")
             return False

@@ -39,10 +39,10 @@ SAMPLED = ("seconds", "rss_mb", "compiled", "students")
 WINDOWS = 10  # of what follows: their medians are compared
 
 
-def config(*, steps: int, students: int) -> ConfigDict:
-    """Each student has ten evaluations and checkpoints."""
+def config(*, steps: int) -> ConfigDict:
+    """More students than hours have room for, each with ten evaluations and checkpoints."""
     made = self_train.default_config()
-    made.name, made.rounds = "soak", students
+    made.name, made.rounds = "soak", 5000
     made.data.update(labels_per_class=10, validation=100)
     for section in (made.teacher, made.student):
         section.model = {"name": "mlp", "widths": (64,), "dropout": 0.2}
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=120.0)
     parser.add_argument("--every", type=float, default=10.0, help="seconds between two looks at the memory")
     parser.add_argument("--steps", type=int, default=1000, help="of a student")
-    parser.add_argument("--students", type=int, default=5000, help="after so many it ends in any case")
+    parser.add_argument("--students", type=int, default=4000, help="after so many it ends in any case")
     parser.add_argument("--workdir", type=pathlib.Path, help="of the run, which is kept; else it is a temporary one")
     parser.add_argument("--into", type=pathlib.Path, default=HERE / "results.json", help="the results")
     options = parser.parse_args(argv)
@@ -65,9 +65,8 @@ def main(argv: list[str] | None = None) -> int:
         workdir = options.workdir or pathlib.Path(folder) / "run"
         # The outer Preemption: a stop that comes when the run is not ready for it does not end this process.
         with compiles.strict(), compiles.counted() as names, Preemption():
-            with _sampled(workdir, names, options.minutes * 60, options.every, options.into) as record:
-                with contextlib.suppress(Preempted):
-                    self_train.run(config(steps=options.steps, students=options.students), workdir)
+            with _sampled(workdir, names, options) as record, contextlib.suppress(Preempted):
+                self_train.run(config(steps=options.steps), workdir)
     record |= {"verdict": judge(record)}
     write_json(options.into, record, indent=None)
     print(json.dumps(record["verdict"], indent=1))
@@ -101,12 +100,10 @@ def judge(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _sampled(
-    workdir: pathlib.Path, names: list[str], seconds: float, every: float, into: pathlib.Path
-) -> Iterator[dict[str, Any]]:
+def _sampled(workdir: pathlib.Path, names: list[str], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Looks every so often, while this is entered, and asks the run to stop when the time is over."""
     record: dict[str, Any] = {
-        "every": every,
+        "every": options.every,
         "jax": jax.__version__,
         "cores": os.cpu_count(),
         **{name: [] for name in SAMPLED},
@@ -114,13 +111,13 @@ def _sampled(
     started, over = time.monotonic(), threading.Event()
 
     def look() -> None:
-        while not over.wait(every):
+        while not over.wait(options.every):
             passed = time.monotonic() - started
             students = len(list((workdir / "phases").glob("round_*.json")))
             for name, value in zip(SAMPLED, (round(passed, 1), _rss_mb(), len(names), students)):
                 record[name].append(value)
-            write_json(into, record, indent=None)
-            if passed > seconds:
+            write_json(options.into, record, indent=None)
+            if passed > options.minutes * 60 or students >= options.students:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     thread = threading.Thread(target=look, daemon=True)
