@@ -74,12 +74,12 @@ class Child:
     @property
     def refused(self) -> bool:
         """Whether it ended as `tlx.main` does where the user has something to mend: one line, exit code 2."""
-        said = self._said()
+        said = self.said
         return self.code == 2 and said.count("error: ") == 1 and "Traceback" not in said
 
     @property
     def last_line(self) -> str:
-        lines = self._said().strip().splitlines() or [f"exit code {self.code}"]
+        lines = self.said.strip().splitlines() or [f"exit code {self.code}"]
         return ("hung: " if self.hung else "") + lines[-1][:300]
 
     @property
@@ -88,7 +88,9 @@ class Child:
         path = self.output.with_suffix(".json")
         return json.loads(path.read_text()) if self.code == 0 else None
 
-    def _said(self) -> str:
+    @property
+    def said(self) -> str:
+        """What it printed."""
         return self.output.read_text(errors="replace")
 
 

@@ -91,9 +91,11 @@ def one_of_two_hosts(folder: pathlib.Path, moments: list[tuple[int, str]]) -> It
         took = time.monotonic() - killed
         again = [child.wait() for child in _two(workdir)]
         outcome, said = judge(again[0], whole[0].end, lambda again=again: again[0])
-        if other.hung or not other.refused:
+        # jax ends a host that has lost another: from a thread of C++, with a line and SIGABRT, before Python can speak.
+        ended = "another task died" if "another task died" in other.said else other.last_line
+        if other.hung or not (other.refused or "another task died" in other.said):
             outcome = LOST
-        said = said or f"{took:.0f} s later, exit code {other.code}: {other.last_line}"
+        said = said or f"{took:.0f} s later, exit code {other.code}: {ended}"
         yield Trial("a host dies", f"host {victim} of 0 and 1", hit, outcome, said)
 
 
