@@ -95,13 +95,12 @@ def learner_of(config):
 def test_a_device_holds_its_part_of_the_state(tmp_path):
     """And a checkpoint written by one layout is read in another, or by none."""
     states, layouts = {}, {}
-    for mode in ("jit", "fsdp:2", "fsdp"):
+    for mode in ("jit", "fsdp"):
         learner = learner_of(small(mode, split=False))
         states[mode], layouts[mode] = learner.state(learner.init("train")), learner.layout
-    (whole,), (half,), (quarter,) = (bytes_per_device(states[mode]) for mode in states)
+    (whole,), (quarter,) = (bytes_per_device(states[mode]) for mode in states)
     head = 3 * 4 * 256 * 10  # with two moments, float32: stays whole, as the group says
     biases = 3 * 4 * (256 + 256 + 10)
-    assert head + biases < half < head + biases + 64 + (whole - head - biases) // 2
     assert head + biases < quarter < head + biases + 64 + (whole - head - biases) // 4
     chex.assert_trees_all_equal(*map(jax.device_get, states.values()))
 
@@ -113,12 +112,6 @@ def test_a_device_holds_its_part_of_the_state(tmp_path):
         chex.assert_trees_all_equal(jax.tree.map(lambda x: x.sharding, state), layouts[mode])
         chex.assert_trees_all_equal(jax.device_get(state), jax.device_get(states["jit"]))
     checkpoints.close()
-
-
-def test_a_run_ends_where_jit_does(tmp_path):
-    ends = {mode: supervised.run(small(mode), tmp_path / mode.replace(":", "")) for mode in ("jit", "fsdp")}
-    figures = [end["figures"] for end in ends.values()]
-    np.testing.assert_allclose(*[list(f.values()) for f in figures], rtol=1e-4)
 
 
 def test_groups_that_do_not_divide():

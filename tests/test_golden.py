@@ -5,6 +5,11 @@ commit. They are the same on jax 0.10 and 0.11, and do not depend on the devices
 """
 
 import functools
+import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -16,6 +21,7 @@ from tlx.data import reader, source, view
 from tlx.parallel import make_mesh
 from tlx.state import TrainState
 
+TESTS = pathlib.Path(__file__).parent
 GOLDEN = {
     "supervised": [2.823820, 2.354705, 2.376386, 2.442443],
     "distill": [0.868610, 0.416276, 0.346439, 0.342356],
@@ -23,8 +29,22 @@ GOLDEN = {
 }
 
 
+@pytest.fixture(scope="module")
+def found():
+    """In a process of its own, optimised as users' are: a rounded coordinate of an augmented image may hang on it."""
+    code = "import json, test_golden as t; print(json.dumps({name: t.first_losses(name) for name in t.GOLDEN}))"
+    env = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 @pytest.mark.parametrize("method", sorted(GOLDEN))
-def test_first_losses(method):
+def test_first_losses(found, method):
+    np.testing.assert_allclose(found[method], GOLDEN[method], rtol=1e-4)
+
+
+def first_losses(method):
     data, mesh = source.load("digits"), make_mesh()
     model = models.build("cnn", num_classes=10, widths=(8, 16), dense=16, dropout=0.3, norm="batch")
     apply = models.make_apply(model, takes=models.Input((8, 8, 1), (0.3,), (0.4,)))
@@ -61,4 +81,4 @@ def test_first_losses(method):
             batch |= teach((teacher,), batch, jax.random.key(0), number)
         state, metrics = step(state, batch, jax.random.key(0))
         losses.append(float(metrics["loss"][0]))
-    np.testing.assert_allclose(losses, GOLDEN[method], rtol=1e-4)
+    return losses
