@@ -78,15 +78,16 @@ def judge(record: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
       seconds and students in all; warm_up_seconds; rss_mb after it, the lowest and highest of WINDOWS medians, and
-      `growth`, by which part the highest is above the lowest; mb_per_hour, the slope of a line through all samples
-      after warm-up; compiled, how many programs were made after it; flat, whether growth is at most LIMIT.
+      `growth`, by which part one of them is above an earlier one at most (the system may take idle pages back, which
+      is no growth); mb_per_hour, the slope of a line through all samples after warm-up; compiled, how many programs
+      were made after it; flat, whether growth is at most LIMIT.
     """
     seconds, rss, compiled, students = (np.asarray(record[name]) for name in SAMPLED)
     warm = (seconds >= WARM * seconds[-1]) & (students >= 2)
     if warm.sum() < WINDOWS:
         raise SystemExit(f"{warm.sum()} samples after warm-up are too few to judge: give it more --minutes")
     medians = [float(np.median(part)) for part in np.array_split(rss[warm], WINDOWS)]
-    growth = max(medians) / min(medians) - 1
+    growth = max(later / min(medians[:number]) - 1 for number, later in enumerate(medians) if number)
     return {
         "seconds": float(seconds[-1]),
         "students": int(students[-1]),
