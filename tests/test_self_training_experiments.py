@@ -96,3 +96,11 @@ def test_the_committed_runs_gain_from_pseudo_labels(labels):
     ours, theirs = ((f"{labels} labels, {how}", "test") for how in ("with", "without"))
     differences = paired.differences(results, ours, theirs)
     assert len(differences) == 3 and paired.verdict(differences) == "fewer"
+
+
+def test_the_committed_benchmark_meets_its_target_with_40_labels():
+    """Below 5 % error in the mean of three seeds; the target with 100 labels, below 2 %, is missed, as its page says."""
+    results = paired.read(noisy_student.HERE.parent / "ssl_bench")
+    for method in ("uda", "fixmatch"):
+        errors = list(paired.errors(results, (f"MNIST, 40 labels: {method}", "test")).values())
+        assert len(errors) == 3 and statistics.fmean(errors) < 500
