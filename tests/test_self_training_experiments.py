@@ -99,7 +99,7 @@ def test_the_committed_runs_gain_from_pseudo_labels(labels):
 
 
 def test_the_committed_benchmark_meets_its_target_with_40_labels():
-    """Below 5 % error in the mean of three seeds; the target with 100 labels, below 2 %, is missed, as its page says."""
+    """Below 5 % error in the mean of three seeds; with 100 labels the target is missed, as the page says."""
     results = paired.read(noisy_student.HERE.parent / "ssl_bench")
     for method in ("uda", "fixmatch"):
         errors = list(paired.errors(results, (f"MNIST, 40 labels: {method}", "test")).values())

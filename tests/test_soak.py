@@ -30,7 +30,7 @@ def test_it_ends_when_its_time_is_over(tmp_path, monkeypatch):
     [(0.0, 0, True), (0.019, 0, True), (0.03, 0, False), (-0.03, 0, True), (0.0, 1, True)],
 )
 def test_the_judge(grows, compiles, flat):
-    """Memory that rises, or falls (which is no growth), by so much after warm-up; what happens within warm-up does not count."""
+    """Memory that rises, or falls (which is no growth), by so much after warm-up; what is before does not count."""
     seconds = np.arange(1, 201) * 10.0
     past = np.clip((seconds - 200) / 1800, 0, 1)
     rss = np.where(seconds < 200, 300.0, 500 * (1 + grows * past)) + np.sin(seconds)
