@@ -1,6 +1,7 @@
 """Checkpoints: best and newest kept, damage skipped and said, foreign trees refused by name."""
 
 import gc
+import shutil
 
 import chex
 import jax
@@ -131,6 +132,19 @@ def test_other_figures_than_were_saved(tmp_path):
     (note,) = (tmp_path / "c" / "1").glob("metrics/metrics")
     note.write_text(note.read_text().replace("0.5", "0.9"))
     with pytest.raises(UserError, match="note of the validation figures is not what was saved: restore it"):
+        Checkpoints(tmp_path / "c")
+
+
+def test_killed_while_an_older_one_was_forgotten(tmp_path):
+    """Found by the fault campaign: a folder is deleted file by file, and the note of the figures may go first."""
+    for step, accuracy in enumerate([0.5, 0.9, 0.6]):
+        save(Checkpoints(tmp_path / "c", keep=3), step, accuracy)
+    shutil.rmtree(tmp_path / "c" / "0" / "metrics")
+    checkpoints = Checkpoints(tmp_path / "c")
+    assert checkpoints.restore_best(state_at(0))[0] == 1 and checkpoints.restore_latest(state_at(0))[0] == 2
+    assert not (tmp_path / "c" / "0").exists()
+    shutil.rmtree(tmp_path / "c" / "2" / "metrics")  # the newest is never forgotten: somebody else did that
+    with pytest.raises(UserError, match="c/2: orbax's note of the validation figures is not what was saved"):
         Checkpoints(tmp_path / "c")
 
 

@@ -74,7 +74,9 @@ def train(out):
         step = parallel.parallelize(step, mode, mesh, args=("whole", "batch", "whole"))
         variables = model.init(jax.random.key(0), images[:1], train=False)
         state = parallel.replicate(TrainState.create(variables=variables, tx=tx), mesh)
-        store = reader.Store(source.Examples(seen, labels), mesh=mesh, mode=mode, weight=np.ones(50, np.float32))
+        columns = {"weight": np.ones(50, np.float32)}
+        # One thread, so that rows are asked for in the order of the steps.
+        store = reader.Store(source.Examples(seen, labels), mesh=mesh, mode=mode, threads=1, **columns)
         stream = reader.Stream(np.arange(50), BATCH, (0,))
         for batch in reader.train_batches(store, [stream], start=0, steps=STEPS):
             state, metrics = step(state, batch, jax.random.key(7))

@@ -22,7 +22,7 @@ def test_it_ends_when_its_time_is_over(tmp_path, monkeypatch):
     monkeypatch.setattr(soak, "judge", lambda record: {"flat": True, "compiled": 0})
     assert soak.main(["--minutes=0.01", "--steps=10", "--every=0.2", f"--into={tmp_path / 'results.json'}"]) == 0
     record = json.loads((tmp_path / "results.json").read_text())
-    assert record["seconds"][-1] > 0.6 and record["students"][-1] < 5000
+    assert record["seconds"] and record["students"][-1] < 4000  # which would be its end otherwise
 
 
 @pytest.mark.parametrize(

@@ -177,13 +177,16 @@ class Checkpoints:
 
     def _check_scores(self) -> None:
         """What orbax noted of each checkpoint, by which it keeps and forgets, is what was saved with it."""
-        for step in self._manager.all_steps():
-            try:
-                score = read_record(self.folder / str(step))["score"]
-            except Exception:  # damaged: skipped when it is to be restored, and said
+        for step in sorted(self._manager.all_steps()):
+            where, noted = self.folder / str(step), self._manager.metrics(step)
+            if noted is None and step < self._manager.latest_step():
+                self._manager.delete(step)  # it was being forgotten when the process was killed
                 continue
-            if self._manager.metrics(step) != score:
-                where = self.folder / str(step)
+            try:
+                score = read_record(where)["score"]
+            except Exception:  # damaged: skipped when it is to be restored, and said
+                score = noted
+            if noted is None or noted != score:
                 raise UserError(f"{where}: orbax's note of the validation figures is not what was saved: {RESTORE}")
 
     @contextlib.contextmanager
