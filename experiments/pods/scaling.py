@@ -21,7 +21,7 @@ NETWORKS = {
 }
 START = 16  # images a step on one device, in weak scaling
 BATCH = START * max(DEVICES)  # images a step on all, in strong scaling
-LARGE = {"ViT-S/16": "vit_s16", "ViT-B/16": "vit_b16"}  # whose memory is counted
+LARGE = {"ViT-S/16": "vit_s16"}  # whose memory is counted
 SPLITS = ("jit", "fsdp:2", "fsdp:4", "fsdp")
 HERE = pathlib.Path(__file__).parent
 SPEED, MEMORY = (f"<!-- {what}: made by experiments.pods.scaling -->" for what in ("speed", "memory"))
@@ -156,18 +156,24 @@ def main(out: pathlib.Path = HERE / "scaling.json", page: pathlib.Path = HERE / 
     """Measures, writes the record, and rewrites the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=7)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--only", choices=("speed", "memory"), help="leave the other part of the record as it is")
+    options = parser.parse_args()
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={max(DEVICES)}"  # before jax, which looks once
     import jax
 
     from tlx.sweep_table import update_table
 
-    result = {"speed": list(speed(repeats)), "memory": list(memory()), "jax": jax.__version__}
-    result |= {"cores": len(os.sched_getaffinity(0)), "load_average": os.getloadavg()[0]}
+    result = json.loads(out.read_text()) if options.only else {}
+    parts = {
+        "speed": (lambda: speed(options.repeats), speed_table, SPEED),
+        "memory": (memory, memory_table, MEMORY),
+    }
+    for name in [options.only] if options.only else parts:
+        measure, table, begin = parts[name]
+        result[name] = list(measure())
+        update_table(page, table(result[name]), begin=begin)
+    result |= {"jax": jax.__version__, "cores": len(os.sched_getaffinity(0)), "load_average": os.getloadavg()[0]}
     out.write_text(json.dumps(result, indent=1) + "\n")
-    for rows, begin in ((speed_table(result["speed"]), SPEED), (memory_table(result["memory"]), MEMORY)):
-        print(rows)
-        update_table(page, rows, begin=begin)
 
 
 if __name__ == "__main__":
