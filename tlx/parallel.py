@@ -190,7 +190,8 @@ def _globally(outputs: PyTree, out: str | tuple[str, ...], mesh: Mesh) -> PyTree
         return outputs
 
     def put(x: jax.Array, kind: str) -> jax.Array:
-        shape, spec = (x.shape, P()) if kind == "whole" else ((mesh.devices.size, *x.shape[1:]), ROWS)
+        whole = kind in ("whole", "state")
+        shape, spec = (x.shape, P()) if whole else ((mesh.devices.size, *x.shape[1:]), ROWS)
         parts = [shard.data for shard in x.addressable_shards]
         return jax.make_array_from_single_device_arrays(shape, NamedSharding(mesh, spec), parts)
 
