@@ -53,7 +53,7 @@ def train(out):
     """Runs in each child, and in the test itself for what one process makes of it."""
     import optax
 
-    from tlx import models, steps
+    from tlx import hosts, models, steps
     from tlx.data import reader, source, view
     from tlx.state import TrainState
 
@@ -63,7 +63,7 @@ def train(out):
     for mode in parallel.MODES:
         mesh = parallel.make_mesh(mode)
         seen = Recorder(images)
-        model = models.build("mlp", num_classes=3, widths=(8,), axis_name=parallel.axis_name(mode))
+        model = models.build("mlp", num_classes=3, widths=(64,), axis_name=parallel.axis_name(mode))
         tx = optax.sgd(0.1)
         step = steps.make_supervised_step(
             apply=models.make_apply(model, takes=models.Input((4, 4, 1), (0.5,), (0.3,))),
@@ -71,9 +71,12 @@ def train(out):
             tx=tx,
             axis_name=parallel.axis_name(mode),
         )
-        step = parallel.parallelize(step, mode, mesh, args=("whole", "batch", "whole"))
-        variables = model.init(jax.random.key(0), images[:1], train=False)
-        state = parallel.replicate(TrainState.create(variables=variables, tx=tx), mesh)
+        state = TrainState.create(variables=model.init(jax.random.key(0), images[:1], train=False), tx=tx)
+        layout = parallel.make_layout(state, mesh)
+        # As the recipes have it.
+        options = {"args": ("whole", "batch", "whole"), "out": ("state", "whole"), "layout": layout, "donate": True}
+        step = parallel.parallelize(step, mode, mesh, **options)
+        state = parallel.place(state, layout)
         columns = {"weight": np.ones(50, np.float32)}
         # One thread, so that rows are asked for in the order of the steps.
         store = reader.Store(source.Examples(seen, labels), mesh=mesh, mode=mode, threads=1, **columns)
@@ -82,7 +85,7 @@ def train(out):
             state, metrics = step(state, batch, jax.random.key(7))
             jax.block_until_ready(metrics)  # as the loop does on virtual devices
         flat = jax.tree_util.tree_leaves_with_path(state.params)
-        record |= {f"{mode}{jax.tree_util.keystr(path)}": np.asarray(leaf) for path, leaf in flat}
+        record |= {f"{mode}{jax.tree_util.keystr(path)}": hosts.fetch(leaf) for path, leaf in flat}
         record[f"{mode} read"] = np.stack(seen.asked)
     np.savez(out, **record)
 
