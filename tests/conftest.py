@@ -1,16 +1,24 @@
-"""Four virtual CPU devices for every test, so that each harness has something to split over."""
+"""Four virtual CPU devices for every test, so that each harness has something to split over.
+
+On an accelerator, with its own devices: `JAX_PLATFORMS=cuda python -m pytest`. What is of four devices is skipped there
+if it has fewer; products are of full float32 and kernels deterministic, since tests compare to rounding, or to the bit.
+"""
 
 import atexit
 import os
 import shutil
 import tempfile
 
-# And programs that LLVM does not optimise, which is a fourth of the tests' time: most of them run for milliseconds. The
-# arithmetic is that of the same HLO, to rounding; the golden numbers have a process of their own.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
-)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    # And programs that LLVM does not optimise, which is a fourth of the tests' time: most of them run for milliseconds.
+    # The arithmetic is that of the same HLO, to rounding; the golden numbers have a process of their own.
+    flags = " --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+else:
+    flags = " --xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
+    os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"  # also of the processes that tests start
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + flags
 
 import flax.linen as nn
 import jax
@@ -88,3 +96,10 @@ def batch():
 def prepared_data(tmp_path_factory):
     """Datasets are prepared in a folder of the session's own, not in the user's."""
     os.environ["TFDS_DATA_DIR"] = str(tmp_path_factory.mktemp("tensorflow_datasets"))
+
+
+def pytest_collection_modifyitems(items):
+    if jax.device_count() < 4:
+        for item in items:
+            if item.get_closest_marker("four_devices"):
+                item.add_marker(pytest.mark.skip(reason=f"is of 4 devices, and here are {jax.device_count()}"))

@@ -65,6 +65,7 @@ def test_the_result_does_not_depend_on_the_batch_that_an_example_lies_in(everyth
     np.testing.assert_allclose(function(KEY, IMAGES[order], SLOTS[order]), result[order], atol=1e-6)
 
 
+@pytest.mark.four_devices
 def test_the_result_does_not_depend_on_the_devices(everything):
     function, result = everything
     sharding = NamedSharding(Mesh(jax.devices(), ("data",)), P("data"))

@@ -16,6 +16,7 @@ from tlx.recipes import supervised
 from tlx.recipes.learner import make_learner
 from tlx.state import TrainState
 
+pytestmark = pytest.mark.four_devices
 PLAIN = lambda images, slots, key: images
 
 

@@ -305,6 +305,7 @@ def test_weighted_mean_of_masked_nan():
     assert losses.weighted_mean(jnp.array([2.0, jnp.nan]), jnp.array([1.0, 0.0])) == 2
 
 
+@pytest.mark.four_devices
 def test_weighted_mean_over_devices_is_not_a_mean_of_means():
     values, weights = jnp.arange(8.0).reshape(4, 2), jnp.array([[1, 1], [1, 0], [0, 0], [0, 0]], jnp.float32)
     got = jax.pmap(lambda v, w: losses.weighted_mean(v, w, "data"), axis_name="data")(values, weights)

@@ -177,7 +177,11 @@ def test_nothing_is_left_behind(tmp_path, monkeypatch):
         ({"high": float("inf")}, "high inf"),
         ({"config": self_train.default_config()}, "recipe is 'self_train', which trains several networks"),
         ({"config": {"recipe": "superb"}}, "recipe is 'superb': use one of"),
-        ({"config": small(**{"train.batch_size": 10})}, "train.batch_size is 10, which does not divide"),
+        pytest.param(
+            {"config": small(**{"train.batch_size": 10})},
+            "train.batch_size is 10, which does not divide",
+            marks=pytest.mark.four_devices,
+        ),
     ],
 )
 def test_bad_input_before_any_compilation(arguments, message, monkeypatch):

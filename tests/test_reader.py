@@ -47,6 +47,7 @@ def test_pass_after_pass_walks_over_view_after_view():
     np.testing.assert_array_equal(walked // 100, np.repeat([0, 1, 2, 0, 1, 2], 4))
 
 
+@pytest.mark.four_devices
 @pytest.mark.parametrize("mode", parallel.MODES)
 @pytest.mark.parametrize("device_bytes", [0, 2**20])
 def test_rows_columns_and_slots(mode, device_bytes):

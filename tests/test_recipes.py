@@ -205,6 +205,7 @@ def test_same_seed_twice_is_bit_equal_and_another_is_not(tmp_path):
     assert first["selected"]["digest"] != other["selected"]["digest"]
 
 
+@pytest.mark.four_devices
 def test_the_harnesses_agree_over_a_whole_run(tmp_path):
     """SGD, uneven masks, four devices: the same figures and, to rounding, the same weights."""
     sgd = {"all": {"optimizer": "sgd", "learning_rate": 0.1, "momentum": 0.9}}
@@ -264,6 +265,7 @@ def test_data_that_changed_are_noticed(tmp_path, monkeypatch, capsys):
     assert "have changed since that run" in capsys.readouterr().out
 
 
+@pytest.mark.four_devices
 def test_a_mistake_neither_begins_nor_deletes(tmp_path):
     """What is wrong with a config is found before the folder is touched, --overwrite included."""
     wrong = small_supervised(**{"train.batch_size": 7})
@@ -330,7 +332,11 @@ def test_a_damaged_newest_checkpoint_falls_back(tmp_path, monkeypatch, capsys):
         ({"data.validation": 0}, "data.validation is 0"),
         ({"data.name": "idx", "data.idx_dir": "/nowhere"}, "/nowhere"),
         ({"data.classes": (3, 12)}, "12"),
-        ({"train.batch_size": 10}, "train.batch_size is 10, which does not divide by 4 devices: use 8 or 12"),
+        pytest.param(
+            {"train.batch_size": 10},
+            "train.batch_size is 10, which does not divide by 4 devices: use 8 or 12",
+            marks=pytest.mark.four_devices,
+        ),
         ({"train.steps": 0}, "train.steps is 0"),
         ({"train.accumulate": 0}, "train.accumulate is 0"),
         ({"init.run": "/nowhere"}, "/nowhere is not the folder of a tlx run"),
@@ -349,7 +355,11 @@ def test_bad_input_before_any_compilation(changes, message, tmp_path, monkeypatc
         ({"loss.alpha": -1.0}, "alpha is -1.0"),
         ({"loss.alpha": 0.0, "loss.beta": 0.0}, "loss.alpha and loss.beta are both 0"),
         ({"rounds": 0}, "rounds is 0"),
-        ({"student.unlabeled_ratio": 0.3}, "unlabeled_ratio is 2, which does not divide"),
+        pytest.param(
+            {"student.unlabeled_ratio": 0.3},
+            "unlabeled_ratio is 2, which does not divide",
+            marks=pytest.mark.four_devices,
+        ),
         ({"pseudo_label.kind": "firm"}, "pseudo_label.kind='firm'"),
         ({"pseudo_label.kind": "hard"}, "pseudo_label.kind is 'hard', but loss.alpha is 1.0"),
         ({"pseudo_label.flexible": True}, "flexible thresholds would all be 0"),

@@ -127,7 +127,7 @@ def test_a_noised_teacher_says_other_things(tmp_path):
         ({"loss.schedules": {"consistency": {"to": -1.0}}}, "consistency is -1.0"),
         ({"data.labels_per_class": 0}, "nothing is unlabelled"),
         ({"unlabeled.most": 10_000}, "unlabeled.most is 10000: it must be 0 .all. to 1197"),
-        ({"train.batch_size": 6}, "does not divide by 4 devices"),
+        pytest.param({"train.batch_size": 6}, "does not divide by 4 devices", marks=pytest.mark.four_devices),
     ],
 )
 def test_bad_input(changes, message, tmp_path):

@@ -1,7 +1,7 @@
 """What the benchmarks of steps share: steps that take turns, so that all meet the same machine, and the record.
 
-10,000 random images of 28 x 28: the pixels do not matter to the time. The steps, the store and the streams are those of
-the recipes, with the loop's own work left out. Of each step's turns the median counts.
+Random images: the pixels do not matter to the time. The steps, the store and the streams are those of the recipes, with
+the loop's own work left out. Of each step's turns the median counts.
 """
 
 import argparse
@@ -21,9 +21,24 @@ Walk = Callable[[int], Any]  # takes so many steps, and returns what to wait for
 
 
 class Bench:
-    """A network on random images, and what its steps need."""
+    """A network on random images, and what its steps need.
 
-    def __init__(self, options: Mapping[str, Any], **augment: Any):
+    Attributes:
+      variables, apply: the network's.
+      examples, logits: the images and their labels, and random logits for them, [N, K].
+    """
+
+    def __init__(
+        self,
+        options: Mapping[str, Any],
+        *,
+        shape: tuple[int, int, int] = (28, 28, 1),
+        num_classes: int = 10,
+        count: int = COUNT,
+        tx: Any = None,
+        **augment: Any,
+    ):
+        """`options` are those of `tlx.models.build`; `augment` those of the view; `tx` is Adam unless given."""
         import jax
         import optax
 
@@ -32,57 +47,67 @@ class Bench:
         from tlx.data.source import Examples
 
         rng = np.random.default_rng(0)
-        images = rng.integers(0, 256, (COUNT, 28, 28, 1), dtype=np.uint8)
-        self.examples = Examples(images, rng.integers(0, 10, COUNT).astype(np.int32))
-        self.logits = rng.normal(size=(COUNT, 10)).astype(np.float32)
+        images = rng.integers(0, 256, (count, *shape), dtype=np.uint8)
+        self.num_classes = num_classes
+        self.examples = Examples(images, rng.integers(0, num_classes, count).astype(np.int32))
+        self.logits = rng.normal(size=(count, num_classes)).astype(np.float32)
         self.mesh, self.key = parallel.make_mesh(), jax.random.key(0)
-        self.takes, self.tx = models.Input((28, 28, 1), (0.13,), (0.31,)), optax.adam(1e-3)
+        self.takes, self.tx = models.Input(shape, (0.13,) * shape[2], (0.31,) * shape[2]), tx or optax.adam(1e-3)
         self.view = view.make_view(**augment)
         self.variables, self.apply = self.network(options, seed=0)
 
-    def network(self, options: Mapping[str, Any], *, seed: int) -> tuple[Any, Callable]:
-        """(variables, apply)."""
+    def network(self, options: Mapping[str, Any], *, seed: int, **of_apply: Any) -> tuple[Any, Callable]:
+        """(variables, apply); `of_apply` are options of `tlx.models.make_apply`."""
         import jax
+        import jax.numpy as jnp
 
         from tlx import models
 
-        model = models.build(**options, num_classes=10)
-        first = self.examples.images[:1] / np.float32(255)
-        variables = model.init(jax.random.key(seed), first, train=False)
-        return variables, models.make_apply(model, takes=self.takes)
+        model = models.build(**options, num_classes=self.num_classes)
+        first = jnp.zeros((1, *self.takes.shape))
+        variables = jax.jit(lambda key: model.init(key, first, train=False))(jax.random.key(seed))
+        return jax.device_get(variables), models.make_apply(model, takes=self.takes, **of_apply)
 
-    def store(self, **columns: np.ndarray) -> Any:
+    def store(self, examples: Any = None, **columns: np.ndarray) -> Any:
+        """Of all images, or of `examples` in their place, with these columns."""
         from tlx.data import reader
 
-        columns = {"weight": np.ones(COUNT, np.float32)} | columns
-        return reader.Store(self.examples, mesh=self.mesh, mode="jit", **columns)
+        columns = {"weight": np.ones(len(self.logits), np.float32)} | columns
+        return reader.Store(examples or self.examples, mesh=self.mesh, mode="jit", **columns)
 
     def batches(self, store: Any, *sizes: int) -> Iterator[Any]:
         """Endless, each drawn in parts of these sizes, of equal shares of the images."""
         from tlx.data import reader
 
-        shares = np.array_split(np.arange(COUNT), len(sizes))
+        shares = np.array_split(np.arange(len(self.logits)), len(sizes))
         streams = [reader.Stream(share, size, (0,)) for share, size in zip(shares, sizes, strict=True)]
         return reader.train_batches(store, streams, start=0, steps=10**6)
 
     def walk(self, make_step: Callable, batches: Iterator[Any], before: Callable | None = None, **options: Any) -> Walk:
-        """The step that `make_step` makes, on these batches; `before(batch, number)` may add columns."""
+        """The step that `make_step` makes, on these batches; `before(batch, number)` may add columns.
+
+        Its attribute `compile()` compiles the program, for the persistent cache, and takes no step.
+        """
         import jax
 
         from tlx import parallel
         from tlx.state import TrainState
 
-        step = make_step(apply=self.apply, view=self.view, tx=self.tx, **options)
-        step = parallel.parallelize(step, "jit", self.mesh, args=("whole", "batch", "whole"), donate=True)
-        fresh = TrainState.create(variables=jax.tree.map(np.array, self.variables), tx=self.tx)
+        options = {"apply": self.apply, "view": self.view, "tx": self.tx} | options
+        step = parallel.parallelize(
+            make_step(**options), "jit", self.mesh, args=("whole", "batch", "whole"), donate=True
+        )
+        fresh = TrainState.create(variables=jax.tree.map(np.array, self.variables), tx=options["tx"])
         held = [parallel.replicate(fresh, self.mesh)]
+
+        before = before or (lambda batch, number: batch)
 
         def take(turn: int) -> Any:
             for number, batch in enumerate(itertools.islice(batches, turn)):
-                batch = before(batch, number) if before else batch
-                held[0], _ = step(held[0], batch, self.key)
+                held[0], _ = step(held[0], before(batch, number), self.key)
             return held[0]
 
+        take.compile = lambda: step.lower(held[0], before(next(batches), 0), self.key).compile()
         return take
 
 

@@ -1,0 +1,145 @@
+"""Sides of a comparison: each a process of its own, which works only while it is asked to.
+
+A side offers tasks by name. Asked for one, it takes two steps unseen, then so many against the clock, and waits until
+they are done. So two libraries never share a process, and the machine is the same for both: they take turns.
+"""
+
+import concurrent.futures
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TextIO
+
+Task = Callable[[int], None]  # takes so many steps, and waits for the last
+UNSEEN = 2
+
+
+def claim_output() -> TextIO:
+    """Standard output, which from now on is the caller's alone: what libraries print goes to standard error."""
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return answer
+
+
+def serve(
+    answer: TextIO,
+    tasks: Mapping[str, Task],
+    about: Mapping[str, Any],
+    *,
+    threads: int = 1,
+    rest: Callable = lambda: None,
+) -> None:
+    """Answers what is asked on standard input, a JSON object a line, until that is closed.
+
+    Args:
+      answer: from `claim_output`.
+      tasks: by name.
+      about: what the side says of itself.
+      threads: how many of the tasks that have an attribute `compile` do so at once; then each takes its first step.
+      rest: called when a turn is over.
+    """
+
+    def timed(name: str, steps: int) -> dict[str, Any]:
+        began = time.perf_counter()
+        try:
+            tasks[name](steps)
+        except Exception as error:
+            traceback.print_exc()
+            return {"error": f"{type(error).__name__}: {str(error)[:300]}"}
+        return {"seconds": time.perf_counter() - began}
+
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if asked["do"] == "prepare":
+            with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+                compiles = [pool.submit(task.compile) for task in tasks.values() if hasattr(task, "compile")]
+            print([repr(future.exception()) for future in compiles if future.exception()], file=sys.stderr)
+            said: Any = dict(about, first={name: timed(name, 1) for name in tasks})
+        else:
+            unseen = timed(asked["do"], UNSEEN)
+            said = unseen if "error" in unseen else timed(asked["do"], asked["steps"])
+        rest()
+        print(json.dumps(said), file=answer, flush=True)
+
+
+class Side:
+    """A side's process."""
+
+    def __init__(self, name: str, module: str, *arguments: str, log: pathlib.Path | None = None, **env: str):
+        self.name, self.tasks = name, []
+        self._log = log.open("w") if log else None
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            env=os.environ | env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
+
+    def ask(self, **what: Any) -> None:
+        self._process.stdin.write(json.dumps(what) + "\n")
+        self._process.stdin.flush()
+
+    def answer(self) -> dict[str, Any]:
+        """To what was asked; {"error"} of a process that has died."""
+        line = self._process.stdout.readline()
+        return json.loads(line) if line else {"error": f"{self.name} died: {self._process.wait()}"}
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+        if self._log:
+            self._log.close()
+
+
+def prepare(sides: Iterable[Side]) -> dict[str, dict[str, Any]]:
+    """All of them at the same time: name -> what it says of itself, with the seconds of each task's first step."""
+    sides = list(sides)
+    for side in sides:
+        side.ask(do="prepare")
+    return {side.name: side.answer() for side in sides}
+
+
+def take_turns(
+    players: Sequence[tuple[Side, str]], *, seconds: float, repeats: int
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """Times tasks of several sides in alternation.
+
+    Args:
+      players: (side, task), in the order of their turns.
+      seconds: about how long a turn should be.
+      repeats: turns of each.
+
+    Returns:
+      (side, task) -> {"seconds": median of a step, "fastest", "slowest", "steps" of a turn}, or {"error"}.
+    """
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    steps, times = {}, {}
+    for repeat in range(repeats + 1):  # the first measures how many steps a turn should have
+        for side, task in players:
+            key = side.name, task
+            if "error" in found.get(key, {}):
+                continue
+            side.ask(do=task, steps=steps.get(key, 3))
+            said = side.answer()
+            if "error" in said:
+                found[key] = said
+            elif repeat == 0:
+                steps[key], times[key] = min(500, max(3, round(3 * seconds / said["seconds"]))), []
+            else:
+                times[key].append(said["seconds"] / steps[key])
+    for key, values in times.items():
+        if key not in found:
+            found[key] = {"seconds": statistics.median(values), "fastest": min(values), "slowest": max(values)}
+            found[key] |= {"steps": steps[key]}
+    return found
