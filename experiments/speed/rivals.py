@@ -5,15 +5,17 @@ they are done. So two libraries never share a process, and the machine is the sa
 """
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import pathlib
+import select
 import statistics
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 Task = Callable[[int], None]  # takes so many steps, and waits for the last
@@ -69,10 +71,10 @@ def serve(
 
 
 class Side:
-    """A side's process."""
+    """A side's process. What goes wrong with it is an answer, {"error"}: the other side's rows go on."""
 
     def __init__(self, name: str, module: str, *arguments: str, log: pathlib.Path | None = None, **env: str):
-        self.name, self.tasks = name, []
+        self.name = name
         self._log = log.open("w") if log else None
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
@@ -83,31 +85,28 @@ class Side:
             text=True,
         )
 
-    def ask(self, **what: Any) -> None:
-        self._process.stdin.write(json.dumps(what) + "\n")
-        self._process.stdin.flush()
-
-    def answer(self) -> dict[str, Any]:
-        """To what was asked; {"error"} of a process that has died."""
+    def ask(self, *, patience: float, **what: Any) -> dict[str, Any]:
+        """The answer; after `patience` seconds without one, the process is ended."""
+        try:
+            self._process.stdin.write(json.dumps(what) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            return {"error": f"{self.name} has died: {self._process.wait()}"}
+        if not select.select([self._process.stdout], [], [], patience)[0]:
+            self._process.kill()
+            return {"error": f"{self.name} gave no answer in {patience:.0f} s"}
         line = self._process.stdout.readline()
-        return json.loads(line) if line else {"error": f"{self.name} died: {self._process.wait()}"}
+        return json.loads(line) if line else {"error": f"{self.name} has died: {self._process.wait()}"}
 
     def close(self) -> None:
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         try:
             self._process.wait(20)
         except subprocess.TimeoutExpired:
             self._process.kill()
         if self._log:
             self._log.close()
-
-
-def prepare(sides: Iterable[Side]) -> dict[str, dict[str, Any]]:
-    """All of them at the same time: name -> what it says of itself, with the seconds of each task's first step."""
-    sides = list(sides)
-    for side in sides:
-        side.ask(do="prepare")
-    return {side.name: side.answer() for side in sides}
 
 
 def take_turns(
@@ -130,8 +129,7 @@ def take_turns(
             key = side.name, task
             if "error" in found.get(key, {}):
                 continue
-            side.ask(do=task, steps=steps.get(key, 3))
-            said = side.answer()
+            said = side.ask(do=task, steps=steps.get(key, 3), patience=60 + 20 * seconds)
             if "error" in said:
                 found[key] = said
             elif repeat == 0:
