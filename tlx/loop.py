@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from tlx import compiles, progress
+from tlx import compiles, profile, progress
 from tlx import metrics as metrics_lib
 from tlx.checkpoint import Checkpoints
 from tlx.errors import UserError
@@ -99,7 +99,12 @@ def fit(
     ahead = _steps_ahead(state)
     history: list[Any] = []  # the device's metrics since the last evaluation, not yet fetched
     since = time.perf_counter()
-    with progress.bar(phase, total=steps, start=start) as bar, compiles.Watch().on() as watch:
+    profiler = profile.Profiler(steps - start)
+    with (
+        progress.bar(phase, total=steps, start=start) as bar,
+        compiles.Watch().on() as watch,
+        contextlib.closing(profiler),
+    ):
         for number, batch in enumerate(batches(start), start + 1):
             if preemption.asked():
                 sums = _collect(sums, history, number - 1, checkpoints)
@@ -108,6 +113,7 @@ def fit(
                 checkpoints.wait()
                 preemption.check()
             program = step(number - 1)
+            profiler.look(program, (state, batch, rng))
             state, metrics = program(state, batch, rng)
             history.append(metrics)
             watch.look(program, f"{phase}, step {number}")

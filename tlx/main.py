@@ -11,6 +11,8 @@ cluster's environment (TPU pods, SLURM, Open MPI, GKE); or name them, --coordina
 Exit codes: 0 the run has finished; 2 bad input, in one line; 143 or 130 stopped by SIGTERM or Ctrl-C, all saved.
 """
 
+import contextlib
+import pathlib
 import sys
 
 from absl import flags
@@ -25,6 +27,7 @@ FROM_ROUND = flags.DEFINE_integer(
     "all later ones are forgotten: work in a copy of the folder (cp -r).",
 )
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Delete the run that the workdir holds, and begin anew.")
+PROFILE = flags.DEFINE_bool("profile", False, "Trace some steps, and print which operations take the most of them.")
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other hosts, by the cluster's environment.")
 COORDINATOR = flags.DEFINE_string("coordinator", "", "Join the other hosts: HOST:PORT of the process 0.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "With --coordinator: how many there are.")
@@ -39,7 +42,7 @@ def main(argv: list[str]) -> int:
 
 def _run(argv: list[str]) -> int:
     # Imported here: a mistyped flag is answered at once, without waiting for jax.
-    from tlx import hosts, progress, recipes
+    from tlx import hosts, profile, progress, recipes
     from tlx.errors import UserError
     from tlx.preemption import Preempted
 
@@ -51,8 +54,10 @@ def _run(argv: list[str]) -> int:
     options = {"from_round": FROM_ROUND.value} if FROM_ROUND.value else {}
     if options and config.recipe != "self_train":
         raise UserError(f"--from_round={FROM_ROUND.value}: the recipe {config.recipe} has no rounds; leave it out")
+    tracing = profile.on(pathlib.Path(WORKDIR.value, "profile")) if PROFILE.value else contextlib.nullcontext()
     try:
-        recipe.run(config, WORKDIR.value, overwrite=OVERWRITE.value, **options)
+        with tracing:
+            recipe.run(config, WORKDIR.value, overwrite=OVERWRITE.value, **options)
     except Preempted as e:
         progress.say(f"stopped by {e}; all is saved, go on with: {' '.join(['python -m tlx.main', *argv[1:]])}")
         return e.exit_code

@@ -19,7 +19,7 @@ def make_eval_step(*, apply: Callable, view: View, axis_name: str | None = None)
     (sum, count) over the global batch; `logits` [B, K] stay with their examples.
     """
 
-    def step(variables: PyTree, batch: Batch) -> tuple[Metrics, jax.Array]:
+    def evaluate(variables: PyTree, batch: Batch) -> tuple[Metrics, jax.Array]:
         logits, _ = apply(variables, view(batch["image"], batch["slot"], None), train=False)
         metrics = {
             "loss": losses.weighted_sum(losses.cross_entropy(logits, batch["label"]), batch["weight"]),
@@ -27,4 +27,4 @@ def make_eval_step(*, apply: Callable, view: View, axis_name: str | None = None)
         }
         return psum(metrics, axis_name), logits
 
-    return step
+    return evaluate

@@ -1,0 +1,69 @@
+"""A trace of a few steps: what is counted, and that a run is not changed by it."""
+
+import pathlib
+
+import pytest
+
+from tlx import profile
+from tlx.recipes import supervised
+
+
+def test_own_time_is_without_what_was_called():
+    events = [
+        (0.0, 100.0, "loop"),
+        (10.0, 30.0, "body"),
+        (20.0, 5.0, "in it"),
+        (50.0, 50.0, "body"),
+        (100.0, 7.0, "next"),
+    ]
+    assert list(profile._own_time(events)) == [("in it", 5), ("body", 25), ("body", 50), ("loop", 20), ("next", 7)]
+
+
+@pytest.mark.parametrize(
+    ("source", "read"),
+    [
+        ("jit(step)/jvp(Classifier)/backbone/conv/dot", "backbone/conv/dot"),
+        ("jit(step)/transpose(jvp(Classifier))/head/dot", "gradient of head/dot"),
+        ("jit(step)/transpose(jvp())/mul", "gradient of mul"),
+        ("jit(step)/add", "add"),
+    ],
+)
+def test_sources_are_said_in_words(source, read):
+    assert profile._readable(source) == read
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """(what a run printed, its folder, its digest), traced and not."""
+    folder, found = tmp_path_factory.mktemp("profile"), {}
+    config = supervised.default_config()
+    config.data.update(labels_per_class=10, validation=50)
+    config.model = {"name": "mlp", "widths": (16,)}
+    config.train.update(steps=40, batch_size=16, eval_every=20)
+    for name in ("plain", "traced"):
+        if name == "traced":
+            with profile.on(folder / "trace"):
+                result = supervised.run(config, folder / name)
+        else:
+            result = supervised.run(config, folder / name)
+        found[name] = result["selected"]["digest"]
+    return folder, found
+
+
+def test_a_trace_changes_nothing(runs):
+    assert runs[1]["plain"] == runs[1]["traced"]
+
+
+def test_a_trace_names_the_operations(runs):
+    (path,) = pathlib.Path(runs[0], "trace").rglob("*.xplane.pb")
+    costs = profile.operations(path)
+    assert any(program == "jit_step" and of and min(of.values()) >= 0 for (program, _), of in costs.items())
+
+
+def test_what_is_too_short_is_not_traced(tmp_path):
+    with profile.on(tmp_path):
+        looked = profile.Profiler(profile.FIRST + profile.STEPS)
+        for _ in range(30):
+            looked.look(None, ())
+        looked.close()
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,124 @@
+"""Where the time of a step goes: a trace of a few steps, and the most expensive operations in it.
+
+    python -m tlx.main --config=... --workdir=runs/x --profile
+
+The trace is of steps of the run's first phase that is long enough, when everything is compiled; the run itself goes on
+as always. It lies in the workdir's folder `profile`, for https://ui.perfetto.dev (the `.json.gz`) or xprof.
+"""
+
+import contextlib
+import pathlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+
+from tlx import progress
+
+FIRST, STEPS = 5, 10  # of the steps that a loop takes, those in the trace: 5 to 14
+MOST = 5
+_folder: pathlib.Path | None = None
+
+
+@contextlib.contextmanager
+def on(folder: pathlib.Path) -> Iterator[None]:
+    """Within, the first loop of `tlx.loop.fit` that takes FIRST + STEPS steps is traced into `folder`."""
+    global _folder
+    before, _folder = _folder, folder
+    try:
+        yield
+    finally:
+        _folder = before
+
+
+class Profiler:
+    """What a loop calls before each step, and once when it is over; while `on` is not entered, it does nothing."""
+
+    def __init__(self, steps: int):
+        self._left = FIRST + STEPS if _folder is not None and steps > FIRST + STEPS else 0
+        self._shapes: tuple = ()
+        self._program: Any = None
+
+    def look(self, program: Callable, arguments: tuple) -> None:
+        """`program(*arguments)` is about to be called; what was called before may still be under way."""
+        if not self._left:
+            return
+        self._left -= 1
+        if self._left == STEPS:
+            jax.block_until_ready(arguments)
+            self._program, self._shapes = program, jax.tree.map(_shape, arguments)
+            jax.profiler.start_trace(str(_folder))
+        elif self._left == 0:
+            jax.block_until_ready(arguments)
+            self._stop()
+            self._show()
+
+    def close(self) -> None:
+        """Ends a trace that a loop was stopped in."""
+        if 0 < self._left < STEPS:
+            self._stop()
+
+    def _stop(self) -> None:
+        global _folder
+        self._left, self._folder, _folder = 0, _folder, None
+        jax.profiler.stop_trace()
+
+    def _show(self) -> None:
+        (path,) = sorted(self._folder.rglob("*.xplane.pb"))[-1:]
+        costs = operations(path)
+        whole = {program: sum(of.values()) for program, of in costs.items()}
+        total, largest = sum(whole.values()), max(whole, key=whole.get)  # besides the step: evaluation, reading
+        sources = _sources(self._program, self._shapes)
+        flat = [(seconds, program, name) for program, of in costs.items() for name, seconds in of.items()]
+        rows = []
+        for seconds, program, name in sorted(flat, reverse=True)[:MOST]:
+            source = sources.get(name, "") if program == largest else f"another program, {program[0]}"
+            rows.append([f"{seconds / total:.0%}", f"{1e3 * seconds / STEPS:.3f}", name, source])
+        progress.say(f"{STEPS} steps: {1e3 * total / STEPS:.3f} ms of operations a step, of which most take:")
+        progress.say(progress.grid(["share", "ms a step", "operation", "of"], rows, numeric=(0, 1), wrap=(3,)))
+        progress.say(f"trace: {path.parent}")
+
+
+def operations(path: pathlib.Path) -> dict[tuple[str, str], dict[str, float]]:
+    """(program's name, its number) -> operation -> seconds, over all threads, without what was called within it."""
+    costs: dict[tuple[str, str], dict[str, float]] = {}
+    for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
+        for line in plane.lines:
+            events = ((event.start_ns, event.duration_ns, dict(event.stats)) for event in line.events)
+            for stats, nanoseconds in _own_time(event for event in events if "hlo_op" in event[2]):
+                of = costs.setdefault((str(stats.get("hlo_module", "?")), str(stats.get("program_id", ""))), {})
+                of[str(stats["hlo_op"])] = of.get(str(stats["hlo_op"]), 0.0) + 1e-9 * nanoseconds
+    return costs
+
+
+def _own_time(events: Iterable[tuple[float, float, Mapping]]) -> Iterator[tuple[Mapping, float]]:
+    """Each event's time, less that of the events inside it: a loop's is not that of its body."""
+    around: list[list[Any]] = []  # [end, stats, own time], the outer ones first
+    for start, length, stats in sorted(events, key=lambda event: (event[0], -event[1])):
+        while around and around[-1][0] <= start:
+            yield tuple(around.pop()[1:])
+        if around:
+            around[-1][2] -= length
+        around.append([start + length, stats, length])
+    yield from (tuple(event[1:]) for event in around)
+
+
+def _shape(x: Any) -> Any:
+    """An argument without its values, which the step donates."""
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) if isinstance(x, jax.Array) else x
+
+
+def _sources(program: Any, shapes: tuple) -> dict[str, str]:
+    """Operation -> the path by which it came from the step; of a pmapped program jax does not say."""
+    if not hasattr(program, "lower"):
+        return {}
+    text = program.lower(*shapes).compile().as_text()
+    found = re.findall(r'%?([\w.\-]+) = .*metadata=\{[^}]*op_name="([^"]+)"', text)
+    return {name: _readable(source) for name, source in found}
+
+
+def _readable(source: str) -> str:
+    """ "jit(step)/transpose(jvp(Classifier))/backbone/stage1/conv/..." is the gradient of what is below it."""
+    source = re.sub(r"transpose\(jvp\(\w*\)\)/", "gradient of ", source.removeprefix("jit(step)/"))
+    return re.sub(r"jvp\(\w*\)/", "", source)
