@@ -34,6 +34,7 @@ if "TLX_TESTS_CACHE" not in os.environ:
 CACHE = os.environ["TLX_TESTS_CACHE"]
 jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE  # of the commands that tests start, which would use the user's own
 
 
 class TinyNet(nn.Module):

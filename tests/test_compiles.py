@@ -1,5 +1,9 @@
 """Programs are compiled once: counted, and an error where a loop goes on compiling."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -85,3 +89,44 @@ def test_a_second_student_compiles_nothing(tmp_path, monkeypatch):
     with compiles.strict():
         self_train.run(small_self_train(), tmp_path)
     assert made[0] and made[1] == []
+
+
+STARTS = """
+import jax
+from tlx import compiles
+events = []
+jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
+compiles.keep_on_disk()
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.jit(lambda x: x @ x.T + 1)(jax.numpy.ones((3, 4)))
+print("hits", sum(event.endswith("cache_hits") for event in events))
+"""
+
+
+def start(**env):
+    """What a process prints that compiles a program, and what jax found on disk for it."""
+    env = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"} | env
+    done = subprocess.run([sys.executable, "-c", STARTS], env=env, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_the_next_start_finds_what_was_compiled(tmp_path):
+    first = start(XDG_CACHE_HOME=str(tmp_path))
+    (folder,) = (tmp_path / "tlx" / "compiled").iterdir()
+    assert "compiled programs are kept in" in first and first.endswith("hits 0\n")
+    assert int(start(XDG_CACHE_HOME=str(tmp_path)).removeprefix("hits ")) > 0  # and says nothing again
+    for path in folder.glob("*-cache"):
+        path.write_bytes(path.read_bytes()[:-100])
+    assert start(XDG_CACHE_HOME=str(tmp_path)) == "hits 0\n"  # what is damaged is compiled anew
+
+
+@pytest.mark.parametrize("name", ["JAX_ENABLE_COMPILATION_CACHE", "JAX_COMPILATION_CACHE_DIR"])
+def test_nothing_is_kept_against_the_users_will(tmp_path, name):
+    value = {"JAX_ENABLE_COMPILATION_CACHE": "0", "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "elsewhere")}[name]
+    start(XDG_CACHE_HOME=str(tmp_path / "home"), **{name: value})
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_home_that_cannot_be_written_is_no_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert start(XDG_CACHE_HOME=str(tmp_path / "file")) == "hits 0\n"

@@ -1,17 +1,58 @@
-"""Programs that are compiled, counted; and, where a test asks, an error once all of a loop's are there.
+"""Programs that are compiled: kept on disk for the next start, counted, and, where a test asks, an error.
 
 A program that is compiled again and again, for a shape or a type that changes from step to step, makes no figure wrong
 and every step slow. What counts is a new program: traced, and compiled or fetched from jax's cache on disk.
 """
 
 import contextlib
+import hashlib
+import os
+import pathlib
+import platform
 from collections.abc import Hashable, Iterator
 from typing import Any
 
 import jax
 
+from tlx import progress
+
+MOST_BYTES = 2**31  # kept on disk; what was used longest ago goes first
 _EVENT = "/jax/core/compile/backend_compile_duration"
 _strict = False
+
+
+def keep_on_disk() -> None:
+    """Lets jax keep what it compiles for this user's next runs, unless jax has been told where, or not to.
+
+    In `~/.cache/tlx/compiled` (or below XDG_CACHE_HOME), for each kind of processor apart: a home may be shared by
+    machines whose CPUs know different instructions. Another place: JAX_COMPILATION_CACHE_DIR; none:
+    JAX_ENABLE_COMPILATION_CACHE=0. What cannot be written there is compiled anew, as without.
+    """
+    if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+        return
+    try:
+        home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        folder = pathlib.Path(home, "tlx", "compiled", _processor())
+        new = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # read-only, or no home at all
+        return
+    if new:
+        progress.say(f"compiled programs are kept in {folder}; JAX_ENABLE_COMPILATION_CACHE=0 turns that off")
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_max_size", MOST_BYTES)
+    if jax.config.jax_persistent_cache_min_compile_time_secs == 1.0:  # jax's default: most programs here take less
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def _processor() -> str:
+    """Eight digits of what the CPU can do, as Linux lists it; the machine's name of its kind elsewhere."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    said = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+    return f"{platform.machine()}-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
 
 
 class Recompiled(AssertionError):

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from tlx import compiles, hosts, optim, plots, progress, recipes
 from tlx import config as config_lib
-from tlx import hosts, optim, plots, progress, recipes
 from tlx.data import reader
 from tlx.errors import UserError
 from tlx.ramp import Found, follow
@@ -118,6 +118,7 @@ def main(argv: list[str]) -> int:
     out, steps, low, high = _flags()
 
     def body() -> int:
+        compiles.keep_on_disk()
         config = command.CONFIG.value
         path = _figure_path(out.value, config.get("name", "config"))
         found = find(config, steps=steps.value, low=low.value, high=high.value)

@@ -42,13 +42,14 @@ def main(argv: list[str]) -> int:
 
 def _run(argv: list[str]) -> int:
     # Imported here: a mistyped flag is answered at once, without waiting for jax.
-    from tlx import hosts, profile, progress, recipes
+    from tlx import compiles, hosts, profile, progress, recipes
     from tlx.errors import UserError
     from tlx.preemption import Preempted
 
     named = {"coordinator": COORDINATOR, "num_processes": NUM_PROCESSES, "process_id": PROCESS_ID}
     if DISTRIBUTED.value or any(flag.present for flag in named.values()):
         hosts.join(**{name: flag.value for name, flag in named.items()})
+    compiles.keep_on_disk()
     config = command.CONFIG.value
     recipe = recipes.load(config.get("recipe", ""))
     options = {"from_round": FROM_ROUND.value} if FROM_ROUND.value else {}

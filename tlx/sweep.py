@@ -27,8 +27,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from tlx import compiles, progress, recipes, sweep_plan
 from tlx import config as config_lib
-from tlx import progress, recipes, sweep_plan
 from tlx.errors import UserError
 from tlx.preemption import Preempted, Preemption
 from tlx.sweep_plan import Planned
@@ -161,6 +161,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--part", default="", help="1/3 = the first of three shares of the runs")
     parser.add_argument("--dry_run", action="store_true", help="list the runs, with a time estimate")
     options = vars(parser.parse_args(argv))
+    compiles.keep_on_disk()
     try:
         run_sweep(options.pop("sweep"), **options)
     except UserError as e:
