@@ -119,7 +119,7 @@ def fit(
             watch.look(program, f"{phase}, step {number}")
             if len(history) > ahead:
                 # The device always has work, and the queue of dispatched steps stays short.
-                jax.block_until_ready(history[-1 - ahead])
+                history[-1 - ahead]["loss"][0].block_until_ready()  # with it the whole step: one call, not one an array
                 if bar.due():
                     bar.update(number, metrics_lib.means(metrics_lib.add({}, [history[-1 - ahead]])))
             if number % eval_every and number != steps:
