@@ -1,10 +1,12 @@
 """The run's folder: one writer, one config, nothing deleted that is not the run's."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from tlx import workdir as workdir_lib
@@ -105,3 +107,49 @@ def test_broken_json_is_named(tmp_path):
         workdir_lib.read_json(tmp_path / "x.json")
     with pytest.raises(UserError, match="missing"):
         workdir_lib.read_json(tmp_path / "y.json")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES])
+def test_a_disk_that_takes_nothing_more_is_one_line(tmp_path, number):
+    full = OSError(number, os.strerror(number), str(tmp_path / "result.json"))
+    with pytest.raises(UserError, match=f"result.json: {os.strerror(number)}; mend it .* the same command again") as e:
+        with workdir_lib.writable(tmp_path):
+            raise full
+    assert e.value.__cause__ is full and len(str(e.value).splitlines()) == 1
+
+
+def test_other_errors_are_nobodys_disk(tmp_path):
+    with pytest.raises(ConnectionResetError), workdir_lib.writable(tmp_path):
+        raise ConnectionResetError(errno.ECONNRESET, "reset")
+
+
+RECORD = {"accuracy": 0.5, "name": "x", "list": [1, {"b": None}]}
+
+
+def test_a_sealed_record_says_what_was_written(tmp_path):
+    path = tmp_path / "result.json"
+    record = RECORD | {"array": np.arange(2)}
+    workdir_lib.write_json(path, record, seal=True)
+    assert workdir_lib.read_json(path) == record | {"array": [0, 1]}
+    said = json.loads(path.read_text())
+    assert isinstance(said.pop("seal"), int) and said == record | {"array": [0, 1]}
+    path.write_text(json.dumps(said))  # older runs have no seal
+    assert workdir_lib.read_json(path) == said
+
+
+@pytest.mark.parametrize(("old", "new"), [("0.5", "0.6"), ('"x"', '"y"'), ("null", "0"), ('"name"', '"nama"')])
+def test_a_sealed_record_that_was_changed_is_refused(tmp_path, old, new):
+    path = tmp_path / "result.json"
+    workdir_lib.write_json(path, RECORD, seal=True)
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+    with pytest.raises(UserError, match="result.json is not what was written: its checksum differs: restore it, or"):
+        workdir_lib.read_json(path)
+
+
+def test_the_order_of_a_sealed_record_does_not_matter():
+    sealed = workdir_lib.sealed({"a": 1, "b": [2, 3]})
+    assert workdir_lib.opened(dict(reversed(sealed.items()))) == {"a": 1, "b": [2, 3]}
+    with pytest.raises(workdir_lib.BrokenSeal):
+        workdir_lib.opened(sealed | {"b": [3, 2]})
