@@ -23,7 +23,7 @@ _folder: pathlib.Path | None = None
 
 @contextlib.contextmanager
 def on(folder: pathlib.Path) -> Iterator[None]:
-    """Within, the first loop of `tlx.loop.fit` that takes FIRST + STEPS steps is traced into `folder`."""
+    """Within, the first loop of `tlx.loop.fit` that takes more than FIRST + STEPS steps is traced into `folder`."""
     global _folder
     before, _folder = _folder, folder
     try:
@@ -67,6 +67,8 @@ class Profiler:
     def _show(self) -> None:
         (path,) = sorted(self._folder.rglob("*.xplane.pb"))[-1:]
         costs = operations(path)
+        if not costs:  # a backend that names its operations otherwise: the trace is there, and the run goes on
+            return progress.say(f"trace, in which no operation is named as expected: {path.parent}")
         whole = {program: sum(of.values()) for program, of in costs.items()}
         total, largest = sum(whole.values()), max(whole, key=whole.get)  # besides the step: evaluation, reading
         sources = _sources(self._program, self._shapes)

@@ -161,7 +161,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--part", default="", help="1/3 = the first of three shares of the runs")
     parser.add_argument("--dry_run", action="store_true", help="list the runs, with a time estimate")
     options = vars(parser.parse_args(argv))
-    compiles.keep_on_disk()
+    if not options["dry_run"]:
+        compiles.keep_on_disk()
     try:
         run_sweep(options.pop("sweep"), **options)
     except UserError as e:
