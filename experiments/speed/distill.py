@@ -33,6 +33,7 @@ def measure(teacher_options: dict, student_options: dict, turn: int, repeats: in
 
     bench = turns.Bench(student_options)
     taught_by, apply = bench.network(teacher_options, seed=1)
+    taught_by = parallel.replicate(taught_by, bench.mesh)  # or each step would carry the weights to the device
     program = parallel.parallelize(
         teachers.make_teach(applies=[apply], view=bench.view),
         "jit",
