@@ -20,7 +20,9 @@ TRANSFER = {"all": (), "no_3": NO_3, "7_8": (7, 8)}
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
-    """`arg`: net=teacher|hard|distilled, units=800, t=20.0, transfer=all|no_3|7_8, teacher=RUN, data=FOLDER, seed=0."""
+    """`arg`: net=teacher|hard|distilled, units=800, t=20.0, transfer=all|no_3|7_8, teacher=RUN, rate=1e-3,
+    passes=0 (those of `PASSES`), data=FOLDER, seed=0, runlocal.
+    """
     arg = tlx_config.parse_arg(
         arg,
         net="teacher",
@@ -28,6 +30,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
         t=20.0,
         transfer="all",
         teacher="",
+        rate=1e-3,
+        passes=0,
         data="../shared/data/mnist",
         seed=0,
         runlocal=False,
@@ -36,7 +40,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     c.name = f"hinton2015_{arg.net}_{arg.units}_{arg.t:g}_{arg.transfer}"
     c.seed = arg.seed
     c.model = {"name": "mlp", "widths": (arg.units, arg.units)}
-    group = {"learning_rate": 1e-3, "warmup": 0.02}
+    group = {"learning_rate": arg.rate, "warmup": 0.02}
     if arg.net == "teacher":
         c.model = {"name": "mlp", "widths": (1200, 1200), "dropout": 0.5}
         c.augment = {"shift": 2}
@@ -47,4 +51,4 @@ def get_config(arg: str | None = None) -> ConfigDict:
         c.loss.update(temperature=arg.t, alpha=1.0, beta=0.1)
         c.cache.teacher = True
     c.optim = tlx_config.optim(all=group)
-    return on_idx(c, arg.data, passes=PASSES[arg.net], batch=BATCH, runlocal=arg.runlocal)
+    return on_idx(c, arg.data, passes=arg.passes or PASSES[arg.net], batch=BATCH, runlocal=arg.runlocal)
