@@ -1,6 +1,6 @@
 """Student after student for hours: memory must not grow, and after the first student nothing is compiled.
 
-    python -m experiments.soak.soak --minutes=120 [--every=10] [--steps=1000] [--workdir=FOLDER]
+    python -m experiments.soak.soak --minutes=120 [--every=10] [--steps=100000] [--workdir=FOLDER]
 
 A run of self-training on digits through `tlx.loop`, with evaluations and checkpoints, which ends as if it had been
 asked to stop by its cluster. Writes `results.json` as it goes, and says at the end whether resident memory stayed
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m experiments.soak.soak", description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=120.0)
     parser.add_argument("--every", type=float, default=10.0, help="seconds between two looks at the memory")
-    parser.add_argument("--steps", type=int, default=1000, help="of a student")
+    parser.add_argument("--steps", type=int, default=100_000, help="of a student")
     parser.add_argument("--students", type=int, default=4000, help="after so many it ends in any case")
     parser.add_argument("--workdir", type=pathlib.Path, help="of the run, which is kept; else it is a temporary one")
     parser.add_argument("--into", type=pathlib.Path, default=HERE / "results.json", help="the results")
