@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from experiments.speed import gpu, rivals, run
+from experiments.speed import cases, rivals, tables, tlx_side
 
 SIDE = """
 import time
@@ -54,8 +54,8 @@ def test_a_side_that_hangs_is_an_answer_too(side):
 
 def test_tlx_does_all_that_a_case_asks():
     ways = ("kd_live", "self_train", "frozen_kept", "scan_8")
-    tiny = dataclasses.replace(gpu.of(gpu.TINY, "mlp float32"), batch=8, count=64, ways=ways)
-    tasks, about = gpu.tlx_tasks(tiny)
+    tiny = dataclasses.replace(cases.of(cases.TINY["gpu"], "mlp float32"), batch=8, count=64, ways=ways)
+    tasks, about = tlx_side.tasks(tiny)
     assert about == {"parameters": 1_276_810, "multiply_adds": 1_275_200}
     assert tuple(tasks) == ways
     for task in tasks.values():
@@ -63,8 +63,8 @@ def test_tlx_does_all_that_a_case_asks():
 
 
 def test_the_committed_figures_make_the_pages_table():
-    folder = pathlib.Path(run.__file__).parent
-    rows = [line for line in run.table(json.loads((folder / "gpu.json").read_text())) if line.startswith("|")]
+    folder = pathlib.Path(tables.__file__).parent
+    rows = [line for line in tables.of(json.loads((folder / "gpu.json").read_text())) if line.startswith("|")]
     assert len(rows) > 10 and "\n".join(rows) in (folder / "README.md").read_text()
 
 

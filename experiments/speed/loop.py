@@ -29,7 +29,7 @@ def measure(repeats: int) -> dict[str, dict[str, float]]:
     from tlx.preemption import Preemption
     from tlx.state import TrainState
 
-    bench = turns.Bench({"name": "mlp", "widths": (32,)}, shape=(8, 8, 1), count=1000)
+    bench = turns.Bench({"name": "mlp", "widths": (32,)}, shape=(8, 8, 1))
     store = bench.store()
     make = steps.make_supervised_step(apply=bench.apply, view=bench.view, tx=bench.tx)
     step = parallel.parallelize(make, "jit", bench.mesh, args=("whole", "batch", "whole"), donate=True)

@@ -41,31 +41,36 @@ def serve(
 
     Args:
       answer: from `claim_output`.
-      tasks: by name.
+      tasks: by name; one that has `learn(seed) -> accuracy` is asked for that too.
       about: what the side says of itself.
-      threads: how many of the tasks that have an attribute `compile` do so at once; then each takes its first step.
+      threads: above 1, so many of the tasks that have an attribute `compile` do so at once, before each takes its first
+        step; with 1 the first step compiles.
       rest: called when a turn is over.
     """
 
-    def timed(name: str, steps: int) -> dict[str, Any]:
+    def timed(call: Callable, *given: Any) -> dict[str, Any]:
         began = time.perf_counter()
         try:
-            tasks[name](steps)
+            found = call(*given)
         except Exception as error:
             traceback.print_exc()
             return {"error": f"{type(error).__name__}: {str(error)[:300]}"}
-        return {"seconds": time.perf_counter() - began}
+        said = {"seconds": time.perf_counter() - began}
+        return said | {"accuracy": found} if isinstance(found, float) else said
 
     for line in sys.stdin:
         asked = json.loads(line)
         if asked["do"] == "prepare":
-            with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-                compiles = [pool.submit(task.compile) for task in tasks.values() if hasattr(task, "compile")]
-            print([repr(future.exception()) for future in compiles if future.exception()], file=sys.stderr)
-            said: Any = dict(about, first={name: timed(name, 1) for name in tasks})
+            if threads > 1:
+                with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+                    compiles = [pool.submit(task.compile) for task in tasks.values() if hasattr(task, "compile")]
+                print([repr(future.exception()) for future in compiles if future.exception()], file=sys.stderr)
+            said: Any = dict(about, first={name: timed(tasks[name], 1) for name in tasks})
+        elif asked["do"] == "learn":
+            said = timed(tasks[asked["task"]].learn, asked["seed"])
         else:
-            unseen = timed(asked["do"], UNSEEN)
-            said = unseen if "error" in unseen else timed(asked["do"], asked["steps"])
+            unseen = timed(tasks[asked["do"]], UNSEEN)
+            said = unseen if "error" in unseen else timed(tasks[asked["do"]], asked["steps"])
         rest()
         print(json.dumps(said), file=answer, flush=True)
 
@@ -107,6 +112,19 @@ class Side:
             self._process.kill()
         if self._log:
             self._log.close()
+
+
+def accuracies(
+    players: Sequence[tuple[Side, str]], *, seeds: int, patience: float
+) -> dict[tuple[str, str], list[float]]:
+    """(side, task) -> what `learn` gives with each seed; those that fail are left out."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for seed in range(seeds):
+        for side, task in players:
+            said = side.ask(do="learn", task=task, seed=seed, patience=patience)
+            if "accuracy" in said:
+                found.setdefault((side.name, task), []).append(said["accuracy"])
+    return found
 
 
 def take_turns(

@@ -1,17 +1,18 @@
 """The networks of the comparison, as users of PyTorch write or fetch them: the same layers as tlx's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 
-def mlp() -> nn.Module:
-    """784-800-800-10."""
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(784, 800), nn.ReLU(), nn.Linear(800, 800), nn.ReLU(), nn.Linear(800, 10)
-    )
+def mlp(widths: Sequence[int] = (800, 800)) -> nn.Module:
+    """784-WIDTHS-10."""
+    layers: list[nn.Module] = [nn.Flatten()]
+    for inputs, outputs in zip((784, *widths[:-1]), widths, strict=True):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(widths[-1], 10))
 
 
 def cnn() -> nn.Module:
@@ -60,5 +61,8 @@ def published(name: str) -> nn.Module:
 SMALL: dict[str, Callable[[], nn.Module]] = {"mlp": mlp, "cnn": cnn, "resnet20": resnet20}
 
 
-def make(name: str) -> nn.Module:
+def make(name: str, widths: Sequence[int] = ()) -> nn.Module:
+    """`widths`: of an MLP."""
+    if widths:
+        return mlp(widths)
     return SMALL[name]() if name in SMALL else published(name)

@@ -34,11 +34,15 @@ class Bench:
         *,
         shape: tuple[int, int, int] = (28, 28, 1),
         num_classes: int = 10,
-        count: int = COUNT,
+        images: np.ndarray | None = None,
+        labels: np.ndarray | None = None,
         tx: Any = None,
         **augment: Any,
     ):
-        """`options` are those of `tlx.models.build`; `augment` those of the view; `tx` is Adam unless given."""
+        """`options` are those of `tlx.models.build`, `augment` those of the view, `tx` is Adam unless given.
+
+        `images` [N, H, W, C] and `labels` [N] are COUNT random ones of `shape` unless given.
+        """
         import jax
         import optax
 
@@ -47,10 +51,12 @@ class Bench:
         from tlx.data.source import Examples
 
         rng = np.random.default_rng(0)
-        images = rng.integers(0, 256, (count, *shape), dtype=np.uint8)
-        self.num_classes = num_classes
-        self.examples = Examples(images, rng.integers(0, num_classes, count).astype(np.int32))
-        self.logits = rng.normal(size=(count, num_classes)).astype(np.float32)
+        if images is None:
+            images = rng.integers(0, 256, (COUNT, *shape), dtype=np.uint8)
+            labels = rng.integers(0, num_classes, COUNT).astype(np.int32)
+        self.num_classes, shape = num_classes, images.shape[1:]
+        self.examples = Examples(images, labels)
+        self.logits = rng.normal(size=(len(images), num_classes)).astype(np.float32)
         self.mesh, self.key = parallel.make_mesh(), jax.random.key(0)
         self.takes, self.tx = models.Input(shape, (0.13,) * shape[2], (0.31,) * shape[2]), tx or optax.adam(1e-3)
         self.view = view.make_view(**augment)
@@ -83,10 +89,18 @@ class Bench:
         streams = [reader.Stream(share, size, (0,)) for share, size in zip(shares, sizes, strict=True)]
         return reader.train_batches(store, streams, start=0, steps=10**6)
 
-    def walk(self, make_step: Callable, batches: Iterator[Any], before: Callable | None = None, **options: Any) -> Walk:
+    def walk(
+        self,
+        make_step: Callable,
+        batches: Iterator[Any],
+        before: Callable | None = None,
+        variables: Any = None,
+        **options: Any,
+    ) -> Walk:
         """The step that `make_step` makes, on these batches; `before(batch, number)` may add columns.
 
-        Its attribute `compile()` compiles the program, for the persistent cache, and takes no step.
+        Its attribute `compile()` compiles the program, for the persistent cache, and takes no step; `begin(variables)`
+        begins anew from these.
         """
         import jax
 
@@ -97,10 +111,12 @@ class Bench:
         step = parallel.parallelize(
             make_step(**options), "jit", self.mesh, args=("whole", "batch", "whole"), donate=True
         )
-        fresh = TrainState.create(variables=jax.tree.map(np.array, self.variables), tx=options["tx"])
-        held = [parallel.replicate(fresh, self.mesh)]
-
         before = before or (lambda batch, number: batch)
+        held: list[TrainState] = []
+
+        def begin(variables: Any) -> None:
+            fresh = TrainState.create(variables=jax.tree.map(np.array, variables), tx=options["tx"])
+            held[:] = [parallel.replicate(fresh, self.mesh)]
 
         def take(turn: int) -> Any:
             for number, batch in enumerate(itertools.islice(batches, turn)):
@@ -108,6 +124,8 @@ class Bench:
             return held[0]
 
         take.compile = lambda: step.lower(held[0], before(next(batches), 0), self.key).compile()
+        take.begin = begin
+        begin(self.variables if variables is None else variables)
         return take
 
 
