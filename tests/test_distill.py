@@ -131,6 +131,19 @@ def test_what_is_kept_belongs_to_its_teacher(taught, tmp_path, capsys):
     assert not np.allclose(before, np.load(kept)["teacher_logits"])
 
 
+def test_a_live_teacher_that_changed_is_refused(taught, tmp_path):
+    """Half a student would be taught by the one, half by the other."""
+    shutil.copytree(taught / "cnn", tmp_path / "teacher")
+    with pytest.MonkeyPatch.context() as patched:
+        interrupt_at(patched, "train", 3)
+        with pytest.raises(Preempted):
+            distill.run(small(tmp_path / "teacher"), tmp_path / "student")
+    shutil.rmtree(tmp_path / "teacher")
+    shutil.copytree(taught / "mlp", tmp_path / "teacher")
+    with pytest.raises(UserError, match=r"train.npy is of other teacher, and so is the training so far"):
+        distill.run(small(tmp_path / "teacher"), tmp_path / "student")
+
+
 def test_a_chain_resumes_and_its_generations_are_told(taught, tmp_path):
     config = small(taught / "cnn", generations=2, baseline=True)
     config.assistants = ({"name": "mlp", "widths": (12,)},)
@@ -241,8 +254,7 @@ def test_schedules_reach_the_step(taught, tmp_path):
     assert first["train/temperature"] > last["train/temperature"] > 1
 
 
-@pytest.mark.parametrize("kind", ["dkd", "hard"])
-@pytest.mark.parametrize("standardize", [False, True])
+@pytest.mark.parametrize(("kind", "standardize"), [("dkd", False), ("dkd", True), ("hard", False), ("kl", True)])
 def test_other_soft_terms_train(kind, standardize, taught, tmp_path):
     result = distill.run(
         small(taught / "cnn", **{"loss.kind": kind, "loss.standardize": standardize, "loss.label_smoothing": 0.1}),
@@ -279,7 +291,7 @@ def test_top_k_of_all_but_one_class_trains_as_all_do(taught, tmp_path):
     jax.tree.map(near, final(tmp_path / "0"), final(tmp_path / "9"))
 
 
-def test_published_weights_teach(tmp_path):
+def test_published_weights_teach(tmp_path, capsys):
     """A ResNet-18 of 3 classes in torchvision's names, that sees 32x32 in colour of the digits' 8x8 in grey."""
     cases = json.loads((pathlib.Path(__file__).parent / "data" / "parity" / "resnet.json").read_text())["cases"]
     shapes = next(c["tensors"] for c in cases if c["model"] == "resnet18" and "torchvision" in c["logits"])
@@ -290,6 +302,8 @@ def test_published_weights_teach(tmp_path):
     config.data.update(classes=(0, 1, 2), validation=20)
     config.train.update(steps=2, eval_every=2)
     result = distill.run(config, tmp_path / "run")
+    said = "; for it, images are 8x8 resized to 32x32, grey repeated to 3 channels"
+    assert said in capsys.readouterr().out.replace("\n", " ")
     teacher, student = result["compression"]
     assert teacher["parameters"] == 11_689_512 - 997 * 513 and student["parameters"] == 64 * 8 + 8 + 27
     assert np.isfinite(student["kl_to_teacher"]) and 0 <= student["agreement_1"] <= 1
@@ -308,11 +322,14 @@ def test_published_weights_teach(tmp_path):
         ({"loss.features": -1.0}, "loss.features is -1"),
         ({"loss.features": 1.0, "features.teacher_level": "stage9"}, "features.teacher_level is 'stage9'"),
         ({"loss.features": 1.0, "features.level": "layer9"}, "no level 'layer9'"),
-        ({"cache.teacher": True, "cache.top_k": 11}, "cache.top_k is 11: with 10 classes"),
-        ({"cache.teacher": True, "cache.dtype": "int8"}, "cache.dtype is 'int8'"),
+        ({"cache.teacher": True, "cache.top_k": 11, "baseline": True}, "cache.top_k is 11: with 10 classes"),
+        ({"cache.teacher": True, "cache.dtype": "int8", "baseline": True}, "cache.dtype is 'int8'"),
         ({"cache.teacher": True, "augment": NOISE}, "set cache.views"),
         ({"cache.views": 2}, "cache.views is 2, but nothing is augmented"),
         ({"cache.views": -1}, "cache.views is -1"),
+        ({"cache.top_k": 3}, "cache.top_k is 3, but cache.teacher is off"),
+        ({"loss.kind": "hard", "loss.standardize": True}, "loss.standardize is on, but"),
+        ({"teacher.run": "", "teacher.logits": "x.npy", "augment": NOISE}, "set teacher.sees to clean"),
         ({"teacher.sees": "nothing"}, "teacher.sees is 'nothing'"),
         ({"teacher.sees": "clean", "transfer.mixup": 1.0}, "it must see the mixture"),
         ({"teacher.weights": (1.0, 2.0)}, "weights"),
@@ -349,3 +366,6 @@ def test_teachers_that_do_not_fit(taught, tmp_path):
     published = {"teacher.published.name": "resnet18", "teacher.published.weights": str(tmp_path / "none.pth")}
     with pytest.raises(UserError, match=r"none.pth"):
         distill.run(small("", **published), tmp_path / "d")
+    (cnn,) = teachers.load(run=str(taught / "cnn"), runs=(), published={"weights": ""})
+    with pytest.raises(UserError, match="the teacher .*cnn takes 1 channels and the images have 3: convert them"):
+        cnn.check(image_shape=(8, 8, 3), class_names=cnn.class_names, logits=True)

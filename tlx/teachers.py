@@ -56,7 +56,7 @@ class Teacher:
 
     def check(self, *, image_shape: Sequence[int], class_names: Sequence[str], logits: bool) -> None:
         """Raises UserError unless it takes such images and, where its `logits` matter, tells these classes apart."""
-        self.takes.check(tuple(image_shape))
+        self.takes.check(tuple(image_shape), whose=f"the teacher {self.name}")
         if not logits:
             return
         if self.class_names and tuple(class_names) != self.class_names:
@@ -162,15 +162,14 @@ def record_dtype(columns: Mapping[str, jax.ShapeDtypeStruct], *, dtype: str, top
       columns: what `make_teach` returns, or its shapes.
       dtype: "float32" or "float16".
       top_k: keep the k largest logits of each teacher with their classes, and of the others the logarithm of the sum of
-        their exponentials; 0 = all of them.
+        their exponentials, which `make_reader` shares out evenly: their mass is right at T = 1, and nearly so at
+        others; 0 = all of them.
 
     Raises:
       UserError: `top_k` or `dtype` is out of range.
     """
-    kept.check_dtype(dtype)
     _, teachers, classes = columns["teacher_logits"].shape
-    if not 0 <= top_k <= classes:
-        raise UserError(f"cache.top_k is {top_k}: with {classes} classes it must be 0 (all) to {classes}")
+    check_record(dtype=dtype, top_k=top_k, num_classes=classes)
     if 0 < top_k < classes:
         fields = [
             ("teacher_index", np.int32, (teachers, top_k)),
@@ -182,6 +181,13 @@ def record_dtype(columns: Mapping[str, jax.ShapeDtypeStruct], *, dtype: str, top
     if "teacher_features" in columns:
         fields.append(("teacher_features", dtype, columns["teacher_features"].shape[1:]))
     return np.dtype(fields)
+
+
+def check_record(*, dtype: str, top_k: int, num_classes: int) -> None:
+    """Raises UserError for options of `record_dtype` that are out of range."""
+    kept.check_dtype(dtype)
+    if not 0 <= top_k <= num_classes:
+        raise UserError(f"cache.top_k is {top_k}: with {num_classes} classes it must be 0 (all) to {num_classes}")
 
 
 def pack(columns: Mapping[str, np.ndarray], dtype: np.dtype) -> np.ndarray:

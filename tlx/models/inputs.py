@@ -34,11 +34,11 @@ class Input:
                 "channel, std > 0"
             )
 
-    def check(self, image_shape: tuple[int, int, int]) -> None:
-        """Raises UserError unless images of this shape, (h, w, c), can be turned into the input."""
+    def check(self, image_shape: tuple[int, int, int], *, whose: str = "the network") -> None:
+        """Raises UserError, about `whose` input, unless images of this shape, (h, w, c), can be turned into it."""
         if image_shape[2] not in (1, self.shape[2]):
             raise UserError(
-                f"the network takes {self.shape[2]} channels and the images have {image_shape[2]}: convert them"
+                f"{whose} takes {self.shape[2]} channels and the images have {image_shape[2]}: convert them"
             )
 
     def differs(self, image_shape: tuple[int, int, int]) -> str:

@@ -22,7 +22,7 @@ from tlx.errors import UserError
 from tlx.loss_schedule import check_schedules, make_schedules
 from tlx.recipes.judgement import compare_networks, judge
 from tlx.recipes.learner import Learner, Trained, make_learner
-from tlx.recipes.lessons import check_views, feature_width, lessons, make_program
+from tlx.recipes.lessons import check_views, feature_width, is_noised, lessons, make_program
 from tlx.recipes.run import Run, finish, finished, open_run
 from tlx.recipes.transfer import correct_bias, transfer_set
 from tlx.teachers import Teacher
@@ -107,6 +107,9 @@ def run(config: Mapping[str, Any], workdir: str | os.PathLike, *, overwrite: boo
         student = students[-1]
         if transfer.omitted and config.transfer.correct_bias:
             student, more["bias_correction"] = correct_bias(student, transfer.omitted)
+        more["teachers"] = (
+            [] if isinstance(first, np.ndarray) else [{"name": t.name, "digest": t.digest} for t in first]
+        )
         return finish(run, student, **more, **compare_networks(run, first, [*students[:-1], student], plain))
 
 
@@ -150,6 +153,17 @@ def _check(config: ConfigDict) -> None:
     for name, value in (("transfer.mixup", config.transfer.mixup), ("loss.features", loss.features)):
         if value and teacher.logits:
             raise UserError(f"{name} is {value}, but teacher.logits is a file: only a network can tell; set it to 0")
+    if teacher.logits and teacher.sees == "student" and is_noised(config):
+        raise UserError(
+            "teacher.logits is a file, with one row an image, and images are augmented: set teacher.sees to clean if "
+            "it is of the clean images, or turn augment off"
+        )
+    if loss.kind == "hard" and loss.standardize:
+        raise UserError("loss.standardize is on, but of a teacher loss.kind=hard takes the argmax alone: turn it off")
+    if config.cache.top_k and not config.cache.teacher:
+        raise UserError(
+            f"cache.top_k is {config.cache.top_k}, but cache.teacher is off, so nothing is kept: set it to 0"
+        )
     if teacher.logits and config.cache.teacher:
         raise UserError("cache.teacher is on, but teacher.logits is a file, which is kept already: turn it off")
     check_schedules(loss, loss.schedules.to_dict(), losses.checks(*SCHEDULED))
@@ -184,7 +198,13 @@ def _sources(run: Run, networks: tuple[Teacher, ...]) -> Sources:
     soft = config.loss.alpha > 0 or "alpha" in config.loss.schedules
     for network in networks:
         network.check(image_shape=dataset.image_shape, class_names=dataset.class_names, logits=soft)
-    progress.say(f"teacher: {', '.join(network.name for network in networks)}")
+        if config.cache.teacher:
+            teachers.check_record(
+                dtype=config.cache.dtype, top_k=config.cache.top_k, num_classes=network.model.num_classes
+            )
+    for network in networks:
+        adapted = network.takes.differs(dataset.image_shape)
+        progress.say(f"teacher: {network.name}" + (f"; for it, images are {adapted}" if adapted else ""))
     return networks
 
 

@@ -1,6 +1,8 @@
 """Lessons: a transfer set in the views that a student sees of it, with what its teachers say, live or kept."""
 
 import functools
+import hashlib
+import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,6 +20,7 @@ from tlx.recipes.learner import Learner
 from tlx.recipes.run import Run
 from tlx.recipes.transfer import TransferSet
 from tlx.teachers import Teacher
+from tlx.workdir import write_json
 
 
 def lessons(
@@ -56,6 +59,9 @@ def lessons(
     teach = None
     if isinstance(taught_by, np.ndarray):
         columns["teacher_logits"] = np.ascontiguousarray(taught_by[transfer.places][:, None], np.float32)  # [N, 1, K]
+        if run.workdir:
+            told = hashlib.sha256(columns["teacher_logits"].tobytes()).hexdigest()
+            _begin_phase(run, phase, {"teacher": told, "data": transfer.identity})
     else:
         teach_batch = program(tuple((t.model, t.takes) for t in taught_by))
         program = functools.partial(teach_batch, run.place(tuple(t.variables for t in taught_by)))
@@ -64,6 +70,8 @@ def lessons(
             columns |= {name: said[name] for name in said.dtype.names}
         else:
             teach = functools.partial(_live, program, learner.key(phase))
+            if run.workdir:
+                _begin_phase(run, phase, {"teacher": [t.identity for t in taught_by], "data": transfer.identity})
     return {
         "store": make_store(**columns),
         "streams": [run.stream(rows, learner.train.batch_size, f"{phase}/transfer")],
@@ -123,6 +131,19 @@ def _live(program: Callable, key: jax.Array, batches: Iterator[reader.Batch], st
         yield batch | program(batch, key, np.int32(number))
 
 
+def _may_begin(run: Run, phase: str, key: dict[str, Any]) -> pathlib.Path:
+    """Where what is kept of a phase's teacher lies; raises UserError if the phase has begun with another `key`."""
+    run.start()  # now that nothing in the config is left to refuse
+    path = run.workdir / "teacher" / f"{phase}.npy"
+    kept.check_training(path, key, begun=any((run.workdir / "checkpoints" / phase).glob("[0-9]*")))
+    return path
+
+
+def _begin_phase(run: Run, phase: str, key: dict[str, Any]) -> None:
+    """Notes who teaches a phase, where nothing of what they say is kept: who goes on with it must be the same."""
+    write_json(_may_begin(run, phase, key).with_suffix(".json"), {"key": key})
+
+
 def _keep(
     learner: Learner,
     phase: str,
@@ -146,9 +167,7 @@ def _keep(
         shapes["teacher_features"] = jax.ShapeDtypeStruct((1, width), np.float32)
     dtype = teachers.record_dtype(shapes, dtype=config.cache.dtype, top_k=config.cache.top_k)
     key = {"teacher": [t.identity for t in taught_by] + [level], "data": transfer.identity, "views": seen}
-    run.start()  # now that nothing in the config is left to refuse
-    path = run.workdir / "teacher" / f"{phase}.npy"
-    kept.check_training(path, key, begun=any((run.workdir / "checkpoints" / phase).glob("[0-9]*")))
+    path = _may_begin(run, phase, key)
 
     def compute() -> Iterator[np.ndarray]:
         # In batches of the training's size: the program, and so each bit of the result, is that of a live teacher.
@@ -162,7 +181,7 @@ def _keep(
                 flat = {name: hosts.fetch(x).reshape(-1, *shapes[name].shape[1:]) for name, x in columns.items()}
                 yield teachers.pack(flat, dtype)[: count - start]
                 if bar.due():
-                    bar.update(start, {})
+                    bar.update(min(start + size, count), {})
 
     with run.clock.measure("teacher"):
         said = kept.keep(path, compute, key=key, shape=(count,), dtype=dtype)
