@@ -215,8 +215,20 @@ def test_a_file_of_logits_teaches_as_its_network_does(taught, tmp_path):
         near = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
         jax.tree.map(near, final(tmp_path / name.replace(".", "_")), final(tmp_path / "network"))
 
+    twice = np.stack([logits, logits], 1)  # an ensemble of two, of which the second does not count
+    twice[:, 1] += np.arange(10)
+    np.save(tmp_path / "two.npy", twice)
+    distill.run(
+        small("", **{"teacher.logits": str(tmp_path / "two.npy"), "teacher.weights": (1.0, 0.0)}), tmp_path / "two"
+    )
+    jax.tree.map(near, final(tmp_path / "two"), final(tmp_path / "network"))
+
     wrong = {"length": logits[:-1], "order": logits[::-1], "nan": np.where(np.arange(10) == 3, np.nan, logits)}
-    messages = {"length": r"need floats \[1297, 10\]", "order": "in a random order", "nan": "not finite in row 0"}
+    messages = {
+        "length": r"need floats \[1297, 10\], or for an ensemble of M \[1297, M, 10\]",
+        "order": "in a random order",
+        "nan": "not finite in row 0",
+    }
     for name, array in wrong.items():
         np.save(tmp_path / f"{name}.npy", array)
         with pytest.raises(UserError, match=messages[name]):

@@ -214,15 +214,15 @@ def read_logits(
     """A file of logits for the images of a training set, in its order.
 
     Args:
-      path: an .npy of [N, K], or an .npz with "logits" [N, K] and, best, "fingerprint", the data's
-        (`tlx.data.source.fingerprint`).
+      path: an .npy of [N, K], or of [N, M, K] for an ensemble of M; or an .npz with these as "logits" and, best,
+        "fingerprint", the data's (`tlx.data.source.fingerprint`).
       labels: int [N], the training set's.
       labeled: indices of those that may be looked at.
       num_classes: K.
       fingerprint: of the data.
 
     Returns:
-      [N, K], a memory map where it is an .npy.
+      [N, M, K], a memory map where it is an .npy.
 
     Raises:
       UserError: no such file; another shape; a value that is not finite; made for other data; or, for want of a
@@ -242,16 +242,18 @@ def read_logits(
             found = np.lib.format.open_memmap(path, mode="r")
     except Exception as e:  # zipfile, zlib, tokenize and numpy raise a dozen types between them
         raise UserError(f"teacher.logits: {path} is no file of logits ({e}): save it by np.save or np.savez") from None
-    if found.shape != (len(labels), num_classes) or found.dtype.kind != "f":
+    if found.shape[:1] + found.shape[-1:] != (len(labels), num_classes) or found.ndim > 3 or found.dtype.kind != "f":
         raise UserError(
             f"teacher.logits: {path} is {found.dtype} {list(found.shape)}; the {len(labels):,} training images and "
-            f"{num_classes} classes need floats [{len(labels)}, {num_classes}]"
+            f"{num_classes} classes need floats [{len(labels)}, {num_classes}], or for an ensemble of M "
+            f"[{len(labels)}, M, {num_classes}]"
         )
-    if (bad := np.flatnonzero(~np.isfinite(found).all(-1))).size:
+    found = found.reshape(len(labels), -1, num_classes)
+    if (bad := np.flatnonzero(~np.isfinite(found).all((1, 2)))).size:
         raise UserError(f"teacher.logits: {path} has a value that is not finite in row {bad[0]}")
     if made_for and made_for != fingerprint:
         raise UserError(f"teacher.logits: {path} was made for other data, or for another order of them")
-    predicted, true = np.argmax(found[labeled], -1), labels[labeled]
+    predicted, true = np.argmax(found[labeled].mean(1), -1), labels[labeled]
     right = float(np.mean(predicted == true))
     count = lambda classes: np.bincount(classes, minlength=num_classes) / len(labeled)
     chance = float(count(predicted) @ count(true))

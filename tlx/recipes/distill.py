@@ -27,7 +27,7 @@ from tlx.recipes.run import Run, finish, finished, open_run
 from tlx.recipes.transfer import correct_bias, transfer_set
 from tlx.teachers import Teacher
 
-Sources = tuple[Teacher, ...] | np.ndarray  # networks, or the logits [N, K] of the training set
+Sources = tuple[Teacher, ...] | np.ndarray  # networks, or the logits [N, M, K] of the training set
 SCHEDULED = ("temperature", "alpha", "beta")
 
 
@@ -193,7 +193,9 @@ def _sources(run: Run, networks: tuple[Teacher, ...]) -> Sources:
             num_classes=run.num_classes,
             fingerprint=run.fingerprint,
         )
-        progress.say(f"teacher: the logits in {config.teacher.logits}")
+        count = found.shape[1]
+        ensemble.check_ensemble(count, weights=config.teacher.weights or None, by=config.teacher.combine)
+        progress.say(f"teacher: {'' if count == 1 else f'{count} times '}the logits in {config.teacher.logits}")
         return found
     soft = config.loss.alpha > 0 or "alpha" in config.loss.schedules
     for network in networks:

@@ -40,7 +40,7 @@ def lessons(
     Args:
       learner: the student's.
       phase: what it trains in.
-      taught_by: networks; or the logits [N, K] of the training set.
+      taught_by: networks; or the logits [N, M, K] of the training set.
       program: (model, input) of each network -> their program, `make_program` with the run given.
       transfer: the images.
 
@@ -58,7 +58,7 @@ def lessons(
     make_store = functools.partial(run.store, transfer.examples, mix=mix)
     teach = None
     if isinstance(taught_by, np.ndarray):
-        columns["teacher_logits"] = np.ascontiguousarray(taught_by[transfer.places][:, None], np.float32)  # [N, 1, K]
+        columns["teacher_logits"] = np.ascontiguousarray(taught_by[transfer.places], np.float32)  # [N, M, K]
         if run.workdir:
             told = hashlib.sha256(columns["teacher_logits"].tobytes()).hexdigest()
             _begin_phase(run, phase, {"teacher": told, "data": transfer.identity})
