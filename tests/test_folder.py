@@ -73,7 +73,7 @@ def test_the_same_arrays_again_in_memory_and_from_disk(tmp_path, capsys):
         np.testing.assert_array_equal(other.train.images[:], first.train.images)
         np.testing.assert_array_equal(other.test.images[:], first.test.images)
         np.testing.assert_array_equal(other.train.labels, first.train.labels)
-    # What was trained on is what a prediction sees of the same file: PNG loses nothing.
+    # What was trained on is what a prediction sees of the same file: nothing is lost in between.
     files = [predict.read_images(path, (8, 8, 3))[0] for path in sorted(root.rglob("*.png"))]
     assert rows(first.train) | rows(first.test) == {image.tobytes() for image in files}
 

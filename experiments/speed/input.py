@@ -3,7 +3,7 @@
     python -m experiments.speed.input     # writes experiments/speed/input.json
 
 The photographs are crops of one synthetic picture, saved as JPEG and prepared by the dataset `folder`, which makes
-lossless PNG of them. Every way ends with batches on the device, and nothing else is done there. The ways take turns,
+BMP of them. Every way ends with batches on the device, and nothing else is done there. The ways take turns,
 each begun anew; the batches that were read before the clock started, and the start itself, are left out of the rates.
 """
 

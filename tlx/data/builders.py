@@ -240,10 +240,15 @@ def _digest(arrays: dict[str, Arrays]) -> str:
     return digest.hexdigest()
 
 
-def info(builder: Any, description: str, shape: tuple[int, ...], **classes: Any) -> tfds.core.DatasetInfo:
-    """Of images of one `shape`, stored as PNG and in order; `classes` are num_classes=K or names=[...]."""
+def info(
+    builder: Any, description: str, shape: tuple[int, ...], *, encoding: str | None = "png", **classes: Any
+) -> tfds.core.DatasetInfo:
+    """Of images of one `shape`, in order; `classes` are num_classes=K or names=[...].
+
+    `encoding` is what tfds stores them as; None = as they are given, in any format that it can decode.
+    """
     features = {
-        "image": tfds.features.Image(shape=shape, encoding_format="png"),
+        "image": tfds.features.Image(shape=shape, encoding_format=encoding),
         "label": tfds.features.ClassLabel(**classes),
     }
     return tfds.core.DatasetInfo(

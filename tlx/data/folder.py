@@ -1,7 +1,8 @@
 """A folder of photographs as a dataset: FOLDER/class/*.jpg, or FOLDER/train/class/*.jpg and FOLDER/test/class/*.jpg.
 
-Its tfds builder writes the images as lossless PNG: what a network is trained on is then, to the bit, what
-`tlx.data.photo.read` gives of the file at any later time. JPEG would take a third of the space, and change the pixels.
+Its tfds builder writes the images as they are, uncompressed: what a network is trained on is then, to the bit, what
+`tlx.data.photo.read` gives of the file at any later time. PNG would take 0.56 of the space (224 x 224, measured), and
+four times as long to read; JPEG would change the pixels.
 """
 
 import concurrent.futures
@@ -97,7 +98,7 @@ class Folder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True
         return sum(map(len, self._files.values()))
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return builders.info(self, "a folder of photographs", self._shape, names=list(self._names))
+        return builders.info(self, "a folder of photographs", self._shape, encoding=None, names=list(self._names))
 
     def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
         # Not a GeneratorBasedBuilder: that gathers a whole split in memory, and beyond 1 GB needs TensorFlow.
@@ -119,7 +120,8 @@ class Folder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True
 
     def _encode(self, path: Path) -> bytes:
         image = photo.read(path, self._shape)
-        image.save(content := io.BytesIO(), "png")
+        # Not PNG: to decode one of 224 x 224 takes 1.1 ms, and this 0.09 (to read it in all 1.7 and 0.45; CPU, measured).
+        image.save(content := io.BytesIO(), "bmp")
         return content.getvalue()
 
 
