@@ -1,6 +1,7 @@
 """Images a second of the input pipeline alone: from memory, and from array_record by threads and by worker processes.
 
-    python -m experiments.speed.input     # writes experiments/speed/input.json
+    python -m experiments.speed.input           # writes experiments/speed/input.json
+    python -m experiments.speed.input --torch   # PyTorch's DataLoader too; needs torch and torchvision
 
 The photographs are crops of one synthetic picture, saved as JPEG and prepared by the dataset `folder`, which makes
 BMP of them. Every way ends with batches on the device, and nothing else is done there. The ways take turns,
@@ -45,6 +46,7 @@ class Photos:
 
 
 SETS = (Photos(32, 2000, 128), Photos(224, 600, 32))
+LARGE, PASSES = Photos(224, 3000, 32), 6  # whose reading is watched for its memory
 
 
 def make(photos: Photos, root: pathlib.Path) -> Callable[..., source.Examples]:
@@ -103,6 +105,34 @@ def ways(photos: Photos, load: Callable[..., source.Examples], workers: int) -> 
     }
 
 
+def _tensor(image: PIL.Image.Image) -> Any:
+    import torch
+
+    return torch.from_numpy(np.array(image))
+
+
+def torch_ways(photos: Photos, folder: pathlib.Path) -> dict[str, Callable[[], Iterator[Any]]]:
+    """What PyTorch's users write for the same photographs: endless walks over batches of bytes, as tensors."""
+    import torch
+    from torch.utils import data
+    from torchvision import datasets
+
+    files = datasets.ImageFolder(str(folder), _tensor)
+    images, labels = torch.stack([image for image, _ in files]), torch.tensor(files.targets)
+
+    def walk(dataset: Any, workers: int) -> Iterator[Any]:
+        # By default workers are forks, which jax's threads forbid here.
+        more = {"multiprocessing_context": "forkserver", "persistent_workers": True} if workers else {}
+        loader = data.DataLoader(dataset, photos.batch, shuffle=True, drop_last=True, num_workers=workers, **more)
+        while True:
+            yield from loader
+
+    return {
+        "torch_in_memory": lambda: walk(data.TensorDataset(images, labels), 0),
+        **{f"torch_files_{workers}_workers": functools.partial(walk, files, workers) for workers in (0, 2)},
+    }
+
+
 def pace(begin: Callable[[], Iterator[Any]], seconds: float) -> tuple[float, float]:
     """(seconds until the first batch is there, seconds a batch after the first few)."""
     started = time.perf_counter()
@@ -119,9 +149,10 @@ def pace(begin: Callable[[], Iterator[Any]], seconds: float) -> tuple[float, flo
     return first, passed / count
 
 
-def measure(photos: Photos, load: Callable, *, repeats: int, seconds: float, workers: int) -> dict[str, float]:
+def measure(
+    found: Mapping[str, Callable[[], Iterator[Any]]], photos: Photos, *, repeats: int, seconds: float
+) -> dict[str, float]:
     """Of each way: median images a second, the median ratio to "plain" of the same round, and seconds to begin."""
-    found = ways(photos, load, workers)
     rounds = [{name: pace(begin, seconds) for name, begin in found.items()} for _ in range(repeats)]
     row = {}
     for name in found:
@@ -153,7 +184,7 @@ def indices(repeats: int) -> dict[str, Mapping[str, float]]:
 
 
 def memory(photos: Photos, folder: str, data_dir: str, in_memory_bytes: int, passes: int, send: Any) -> None:
-    """In a process of its own: sends its peak resident megabytes before, and after each pass over the photographs."""
+    """In a process of its own: sends its peak resident megabytes after a batch, and after each pass over the images."""
     images = source.load(
         "folder", folder=folder, image_size=photos.side, data_dir=data_dir, in_memory_bytes=in_memory_bytes
     ).train
@@ -174,6 +205,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each turn")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--torch", action="store_true", help="PyTorch's DataLoader too")
     parser.add_argument("--out", type=pathlib.Path, default=OUT)
     options = parser.parse_args()
     flags.FLAGS.mark_as_parsed()  # grain's worker processes ask absl, which nobody has told anything here
@@ -182,21 +214,26 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
         for photos in SETS:
-            load, name = make(photos, root), f"{photos.side} px, batches of {photos.batch}"
+            load, name = make(photos, root / "few"), f"{photos.side} px, batches of {photos.batch}"
             lazy = load(in_memory_bytes=0)  # before there are decoded copies beside the files
             records = lazy.images._source.data_source
             size = statistics.mean(len(records[row]) for row in range(100))
+            found = ways(photos, load, options.workers)
+            if options.torch:
+                found |= torch_ways(photos, root / "few" / f"photos{photos.side}")
             result["cases"][name] = {"bytes_an_image": size} | measure(
-                photos, load, repeats=options.repeats, seconds=options.seconds, workers=options.workers
+                found, photos, repeats=options.repeats, seconds=options.seconds
             )
+        make(LARGE, root)(in_memory_bytes=0)
         for name, limit in (("streamed", 0), ("in_memory", 2**30)):
             receive, send = spawn.Pipe(duplex=False)
-            given = (photos, str(root / f"photos{photos.side}"), str(root / "prepared"), limit, 3, send)
+            given = (LARGE, str(root / f"photos{LARGE.side}"), str(root / "prepared"), limit, PASSES, send)
             process = spawn.Process(target=memory, args=given)
             process.start()
             result["memory"][name] = receive.recv()
             process.join()
-    result |= {name: metadata.version(name) for name in ("grain", "array_record", "pillow")}
+    libraries = ("grain", "array_record", "pillow", *["torch"] * options.torch)
+    result |= {name: metadata.version(name) for name in libraries}
     turns.record(result, options.out)
 
 

@@ -57,9 +57,8 @@ def fit(net: nn.Module, step_loss, judge, steps: int) -> tuple[nn.Module, float]
         step_loss(net).backward()
         optimizer.step()
         schedule.step()
-        if number % EVERY == 0 or number == steps:
-            if (found := judge(net)) > best[0]:
-                best = found, copy.deepcopy(net.state_dict())
+        if (number % EVERY == 0 or number == steps) and (found := judge(net)) > best[0]:
+            best = found, copy.deepcopy(net.state_dict())
     net.load_state_dict(best[1])
     return net, best[0]
 
