@@ -20,7 +20,7 @@ from tlx.errors import UserError
 from tlx.pretrained import TrainedRun, load_run, weights
 from tlx.pretrained.run import network_only
 from tlx.state import TrainState
-from tlx.workdir import write_json
+from tlx.workdir import read_json, write_json
 
 FORMATS = pytest.mark.parametrize("format", export.FORMATS)
 
@@ -54,8 +54,8 @@ def run(tmp_path_factory):
     checkpoints.close()
     selected = run.result["selected"] | {"phase": "train", "step": 4}
     write_json(folder / "config.json", {})
-    write_json(folder / "task.json", {"class_names": run.class_names, "image_shape": run.image_shape})
-    write_json(folder / "result.json", {"selected": selected})
+    write_json(folder / "task.json", {"class_names": run.class_names, "image_shape": run.image_shape}, seal=True)
+    write_json(folder / "result.json", {"selected": selected}, seal=True)
     return load_run(folder)
 
 
@@ -188,8 +188,8 @@ def changed(record, change):
 )
 def test_a_run_whose_records_are_damaged(run, tmp_path, name, change, message):
     folder = shutil.copytree(run.path, tmp_path / "run")
-    record = json.loads((folder / name).read_text())
-    (folder / name).write_text(json.dumps(changed(record, change)))
+    record = read_json(folder / name, seal=True)
+    write_json(folder / name, changed(record, change), seal=True)  # by somebody who seals it, too
     with pytest.raises(UserError, match=f"{folder}.*{message}"):
         load_run(folder)
 

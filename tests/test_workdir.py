@@ -133,8 +133,10 @@ def test_a_sealed_record_says_what_was_written(tmp_path):
     assert workdir_lib.read_json(path) == record | {"array": [0, 1]}
     said = json.loads(path.read_text())
     assert isinstance(said.pop("seal"), int) and said == record | {"array": [0, 1]}
-    path.write_text(json.dumps(said))  # older runs have no seal
+    path.write_text(json.dumps(said))  # other files have no seal
     assert workdir_lib.read_json(path) == said
+    with pytest.raises(UserError, match="result.json is not what was written: its checksum is missing: restore it, or"):
+        workdir_lib.read_json(path, seal=True)
 
 
 @pytest.mark.parametrize(("old", "new"), [("0.5", "0.6"), ('"x"', '"y"'), ("null", "0"), ('"name"', '"nama"')])

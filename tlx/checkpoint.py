@@ -30,6 +30,7 @@ with contextlib.suppress(ImportError):
     tensorstore_utils.get_tensorstore_raw_bytes = lambda *_, **__: 0
 
 PyTree = Any
+SAVE_SECONDS = 10 * 24 * 3600
 ACCURACY, LOSS = "validation/accuracy", "validation/loss"
 
 # orbax reports every save at INFO, its own housekeeping at WARNING, and at ERROR what it raises all the same; what a
@@ -71,8 +72,9 @@ class Checkpoints:
                     preservation_policy=policy.AnyPreservationPolicy(
                         [policy.LatestN(keep), policy.BestN(get_metric_fn=_score, n=1)]
                     ),
-                    # Made at once: where they cannot be made, orbax's threads would wait five minutes for them.
-                    async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+                    # Directories are made at once: where they cannot be, orbax's threads would wait five minutes for
+                    # them. And its ten minutes for a save are of the wall clock: set forward by an hour, that is over.
+                    async_options=ocp.AsyncOptions(create_directories_asynchronously=False, timeout_secs=SAVE_SECONDS),
                 ),
             )
             self._check_scores()

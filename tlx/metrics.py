@@ -63,7 +63,7 @@ class MetricWriter:
         if not line.endswith("\n"):
             return False  # the last one of a process that was killed
         try:
-            record = opened(json.loads(line))
+            record = opened(json.loads(line), seal=False)
             of, at = record["phase"], record["step"]
             return bool(of != phase or at <= step)
         except (ValueError, TypeError, KeyError, RecursionError):

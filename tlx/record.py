@@ -69,7 +69,7 @@ def _read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     rows: dict[tuple[str, int], dict] = {}
     for i, line in enumerate(lines):
         try:
-            row = opened(json.loads(line))
+            row = opened(json.loads(line), seal=False)
             # The last line of a (phase, step) wins: a run that was killed writes some steps twice.
             phase, number = str(row["phase"]), int(row["step"])
             rows.setdefault((phase, number), {}).update(row | {"phase": phase, "step": number})

@@ -161,10 +161,13 @@ def remove(path: pathlib.Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def read_json(path: pathlib.Path) -> Any:
-    """Reads a record, or raises UserError that names the file and the fix. A seal is checked, and taken off."""
+def read_json(path: pathlib.Path, *, seal: bool = False) -> Any:
+    """Reads a record, or raises UserError that names the file and the fix. A seal is checked, and taken off.
+
+    `seal`: whether there must be one.
+    """
     try:
-        return opened(json.loads(path.read_text()))
+        return opened(json.loads(path.read_text()), seal=seal)
     except FileNotFoundError:
         raise UserError(f"{path} is missing: is {path.parent} the folder of a tlx run?") from None
     except OSError as e:
@@ -185,12 +188,14 @@ def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**record, "seal": zlib.crc32(canonical(record).encode())}
 
 
-def opened(record: Any) -> Any:
+def opened(record: Any, *, seal: bool = True) -> Any:
     """What was sealed, without its seal; raises BrokenSeal if it says something else now.
 
-    What has no seal, or is no object, is given back as it is: older runs have none, and other files never had one.
+    What has no seal, or is no object, is given back as it is where `seal` is False. (The seal's own name may be damaged.)
     """
     if not isinstance(record, dict) or "seal" not in record:
+        if seal:
+            raise BrokenSeal("is not what was written: its checksum is missing")
         return record
     said = {name: value for name, value in record.items() if name != "seal"}
     if record != sealed(said):

@@ -45,7 +45,7 @@ def end(folder: pathlib.Path) -> dict[str, Any]:
     splits.load(folder / "splits.json")
     ledger.read(folder / "ledger.json")
     for phase in PHASES:
-        read_json(folder / "phases" / f"{phase}.json")
+        read_json(folder / "phases" / f"{phase}.json", seal=True)
     for phase in PHASES[1:]:
         pseudo_label.load(folder / "pseudo_labels" / f"{phase}.npz")
     files = ["ledger.json", "config.json", "task.json", "splits.json"]

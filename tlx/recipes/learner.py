@@ -126,7 +126,7 @@ class Learner:
         clock = loop.Clock()
         with contextlib.closing(Checkpoints(run.workdir / "checkpoints" / phase)) as checkpoints:
             if mark.exists():
-                record = read_json(mark)
+                record = read_json(mark, seal=True)
                 clock.seconds = record["seconds"]
             else:
                 record = self._fit(phase, like, shape, checkpoints, clock, store, streams, teach, dict(meta or {}))

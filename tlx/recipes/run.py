@@ -107,7 +107,7 @@ class Run:
     def other_data(self) -> bool:
         """Whether the folder holds a run that began on other images or labels."""
         path = self.workdir / "task.json"
-        return path.exists() and read_json(path)["fingerprint"] != self.fingerprint
+        return path.exists() and read_json(path, seal=True)["fingerprint"] != self.fingerprint
 
     @property
     def axis_name(self) -> str | None:
@@ -210,7 +210,7 @@ def open_run(
                 kept=() if overwrite else reentry.kept(folder, settings, from_round),
                 writer=metrics.MetricWriter(folder),
                 preemption=preemption,
-                result=read_json(folder / "result.json") if goes_on and is_finished(folder) else None,
+                result=read_json(folder / "result.json", seal=True) if goes_on and is_finished(folder) else None,
             )
             run.clock.add("setup", started)
             try:
@@ -289,7 +289,7 @@ def finish(run: Run, trained: "Trained", **more: Any) -> dict[str, Any]:
     }
     write_json(run.workdir / "result.json", result, seal=True)
     hosts.wait("result")
-    result = read_json(run.workdir / "result.json")
+    result = read_json(run.workdir / "result.json", seal=True)
     _print_result(result)
     if hosts.is_first():
         progress.say(f"report: {report.write(run.workdir)}")

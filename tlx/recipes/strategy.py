@@ -82,7 +82,7 @@ def choose(learner: Learner, variables: PyTree) -> freeze_rule.Choice:
         choice = freeze_rule.choose(facts)
         write_json(path, {"choice": dataclasses.asdict(choice), "facts": dataclasses.asdict(facts)}, seal=True)
     hosts.wait("strategy")
-    record = read_json(path)
+    record = read_json(path, seal=True)
     choice = freeze_rule.Choice(**record["choice"])
     progress.say(progress.table("the freeze rule's evidence", freeze_rule.rows(record["facts"])))
     progress.say(f"[bold]{choice.regime}[/bold] ({choice.quadrant}): {choice.why} Next best: {choice.runner_up}.")
