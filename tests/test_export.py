@@ -111,8 +111,8 @@ def test_safetensors_take_the_bytes_that_the_compression_table_says(run, tmp_pat
         apply, variables = compression.ensemble([(network.make_apply(), network.variables)])
         size = compression.size(apply, variables, network.image_shape)
         assert len(content) - header == round(1e6 * size["megabytes"])
-        # A tensor's name, type, shape and place took HERE bytes (measured), the rest of the header HERE.
-        assert header < 1000 + 150 * len(jax.tree.leaves(variables))
+        # Measured: a name, type, shape and place take 87 to 102 bytes a tensor on average, and the network 358 to 383.
+        assert header < 500 + 120 * len(jax.tree.leaves(variables))
 
 
 def test_efficientnet_lite(tmp_path):
