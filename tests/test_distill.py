@@ -11,10 +11,10 @@ import safetensors.numpy
 from test_recipes import curves, figures, interrupt_at
 
 from experiments.parity import random_weights
+from tlx import calibration, ensemble, report, teachers
 from tlx import config as config_lib
-from tlx import report, teachers
 from tlx.checkpoint import restore_variables
-from tlx.data import source
+from tlx.data import source, splits
 from tlx.errors import UserError
 from tlx.predict import predict
 from tlx.preemption import Preempted
@@ -254,6 +254,56 @@ def test_other_data_teaches_without_labels(taught, tmp_path):
         distill.run(small(taught / "cnn", **{"transfer.data.name": "digits"}), tmp_path / "b")
 
 
+@pytest.mark.parametrize("images", ["labeled", "unlabeled"])
+def test_a_part_of_the_images_teaches(images, taught, tmp_path):
+    """What is kept is what the teacher says of those, and labels teach where there are any."""
+    distill.run(small(taught / "cnn", **{"transfer.images": images, "cache.teacher": True}), tmp_path)
+    parts, train = splits.load(tmp_path / "splits.json"), source.load("digits").train
+    places = getattr(parts, images)
+    assert len(places) == {"labeled": 50, "unlabeled": len(train) - 150}[images]
+    said = np.load(tmp_path / "teacher" / "train.npy")["teacher_logits"][:, 0]
+    expected = predict(load_run(taught / "cnn"), train.images[places])
+    np.testing.assert_allclose(jax.nn.softmax(said), expected, rtol=1e-4, atol=1e-6)
+    for line in curves(tmp_path):
+        by_labels = 0.1 * line["train/loss/cross_entropy"] if images == "labeled" else 0.0
+        assert line["train/loss"] == pytest.approx(0.9 * line["train/loss/distill"] + by_labels, rel=1e-5)
+        assert by_labels or not line.get("train/loss/cross_entropy")
+
+
+def test_an_ensemble_by_logits_teaches_their_weighted_mean(taught, tmp_path):
+    """Live, kept, and from a file of what `ensemble.combine_teachers` makes of what was kept."""
+    runs, weights = tuple(str(taught / name) for name in ("cnn", "mlp")), (1.0, 3.0)
+    for kept in (False, True):
+        options = {"teacher.runs": runs, "teacher.weights": weights, "teacher.combine": "logits"}
+        result = distill.run(small("", **options, **{"cache.teacher": kept}), tmp_path / str(kept))
+    jax.tree.map(np.testing.assert_array_equal, final(tmp_path / "True"), final(tmp_path / "False"))
+    data, parts = source.load("digits"), splits.load(tmp_path / "True" / "splits.json")
+    said = np.load(tmp_path / "True" / "teacher" / "train.npy")["teacher_logits"]
+    joint = np.zeros((len(data.train), 10), np.float32)
+    taught_on = np.concatenate([parts.labeled, parts.unlabeled])
+    joint[taught_on] = ensemble.combine_teachers(said, 4.0, weights=weights, by="logits")
+    teachers.save_logits(tmp_path / "joint.npz", joint, fingerprint=source.fingerprint(data))
+    distill.run(small("", **{"teacher.logits": str(tmp_path / "joint.npz")}), tmp_path / "file")
+    near = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    jax.tree.map(near, final(tmp_path / "file"), final(tmp_path / "True"))
+    # The table's teacher is the same ensemble: a mean of logits is one of log probabilities, but for a shift.
+    one, two = (np.log(predict(load_run(path), data.test.images)) for path in runs)
+    nll = calibration.negative_log_likelihood((one + 3 * two) / 4, data.test.labels)
+    assert result["compression"][0]["nll"] == pytest.approx(nll, rel=1e-4)
+
+
+def test_half_precision_is_half_the_file_and_teaches_the_same(taught, tmp_path):
+    for dtype in ("float32", "float16"):
+        distill.run(small(taught / "cnn", **{"cache.teacher": True, "cache.dtype": dtype}), tmp_path / dtype)
+    whole, half = (np.load(tmp_path / dtype / "teacher" / "train.npy") for dtype in ("float32", "float16"))
+    assert half.dtype["teacher_logits"].base == np.float16 and 2 * half.nbytes == whole.nbytes
+    np.testing.assert_array_equal(half["teacher_logits"], whole["teacher_logits"].astype(np.float16))
+    # Each logit is right to 2^-11 of itself.
+    near = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+    jax.tree.map(near, final(tmp_path / "float16"), final(tmp_path / "float32"))
+    assert curves(tmp_path / "float16") != curves(tmp_path / "float32")
+
+
 def test_schedules_reach_the_step(taught, tmp_path):
     """At the end of a step-shaped change, alpha is 0 and the loss is beta's term alone."""
     schedules = {"alpha": {"to": 0.0, "shape": "step", "begin": 0.5}, "temperature": {"to": 1.0}}
@@ -295,6 +345,23 @@ def test_top_k_keeps_the_largest_and_the_mass_of_the_rest():
         assert teachers.record_dtype(shapes, dtype="float16", top_k=k).names == ("teacher_logits",)
 
 
+def test_half_precision_holds_logits_up_to_its_largest():
+    logits = np.random.default_rng(0).normal(size=(5, 2, 6)).astype(np.float32) * 3
+    columns = {"teacher_logits": logits, "teacher_features": 10 * logits[:, 0]}
+    shapes = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in columns.items()}
+    dtype = teachers.record_dtype(shapes, dtype="float16", top_k=0)
+    packed = teachers.pack(columns, dtype)
+    for name, values in columns.items():
+        np.testing.assert_array_equal(packed[name], values.astype(np.float16))
+    assert packed.nbytes == 2 * sum(x.size for x in columns.values())
+    few = teachers.pack(columns, teachers.record_dtype(shapes, dtype="float16", top_k=2))
+    assert {few.dtype[name].base for name in ("teacher_logits", "teacher_rest", "teacher_features")} == {np.dtype("f2")}
+    np.testing.assert_array_equal(few["teacher_logits"], np.sort(logits, -1)[..., :-3:-1].astype(np.float16))
+    logits[3, 1, 2] = -70_000
+    with pytest.raises(UserError, match="teacher's logits reach 70000, which cache.dtype=float16 cannot hold: set it"):
+        teachers.pack(columns, dtype)
+
+
 def test_top_k_of_all_but_one_class_trains_as_all_do(taught, tmp_path):
     for k in (0, 9):  # what one class is left with, is known
         config = small(taught / "cnn", **{"cache.teacher": True, "cache.top_k": k})
@@ -319,6 +386,10 @@ def test_published_weights_teach(tmp_path, capsys):
     teacher, student = result["compression"]
     assert teacher["parameters"] == 11_689_512 - 997 * 513 and student["parameters"] == 64 * 8 + 8 + 27
     assert np.isfinite(student["kl_to_teacher"]) and 0 <= student["agreement_1"] <= 1
+    config.data.classes = ()
+    with pytest.raises(UserError, match=r"resnet18.* tells 3 classes apart, the data have 10: a teacher must have its"):
+        distill.run(config, tmp_path / "refused")
+    assert not (tmp_path / "refused" / "checkpoints").exists()
 
 
 @pytest.mark.parametrize(
@@ -327,6 +398,8 @@ def test_published_weights_teach(tmp_path, capsys):
         ({"loss.temperature": 0.0}, "temperature is 0"),
         ({"loss.schedules": {"temperature": {"to": 0.0}}}, "at the end of temperature's change: temperature is 0"),
         ({"loss.schedules": {"alpha": {"to": -1.0}}}, "at the end of alpha's change: alpha is -1"),
+        ({"loss.beta": -1.0}, "beta is -1.0: a loss weight must be finite and >= 0"),
+        ({"loss.schedules": {"beta": {"to": -1.0}}}, "at the end of beta's change: beta is -1"),
         ({"loss.schedules": {"beta": {"too": 1.0}}}, "unknown key 'too'"),
         ({"loss.schedules": {"gamma": {"to": 1.0}}}, "loss.schedules has 'gamma'"),
         ({"loss.alpha": 0.0, "loss.beta": 0.0}, "are all 0"),

@@ -100,6 +100,23 @@ def test_the_range_is_checked_at_both_ends():
         loss_schedule.check_range(1.0, {"to": -1}, weight, name="alpha")
 
 
+@pytest.mark.parametrize("name", ["temperature", "alpha", "beta"])
+def test_each_of_distillations_numbers_is_checked_at_both_ends(name):
+    good = {"temperature": 4.0, "alpha": 0.9, "beta": 0.1}
+    check = functools.partial(loss_schedule.check_schedules, checks=losses.checks(*good))
+    check(good, {name: {"to": 1.0}})
+    least = 0.0 if name == "temperature" else -0.1  # a weight may be 0
+    check(good | {name: least + 0.1}, {name: {"to": least + 0.1}})
+    with pytest.raises(UserError, match=f"^{name} is {least}: it|^{name} is {least}: a loss weight must be finite"):
+        check(good | {name: least}, {name: {"to": 1.0}})
+    with pytest.raises(UserError, match=f"^at the end of {name}'s change: {name} is {least}"):
+        check(good, {name: {"to": least}})
+    with pytest.raises(UserError, match=f"^{name} is inf: it must be a finite number"):
+        check(good | {name: float("inf")}, {})
+    with pytest.raises(UserError, match=f"^{name}'s change: to is nan"):
+        check(good, {name: {"to": float("nan")}})
+
+
 def test_ends():
     assert loss_schedule.ends(1.0, None, name="alpha") == (1.0,)
     assert loss_schedule.ends(1.0, {"to": 0.0, "end": 0.5}, name="alpha") == (1.0, 0.0)

@@ -105,6 +105,26 @@ def test_hard_distillation_by_hand():
     np.testing.assert_array_equal(of_teacher, 0)
 
 
+@jax.jit
+def ours_and_optaxs(student, teacher, temperature):
+    """Pairs of a loss and what optax makes of the same logits."""
+    p, log_q = jax.nn.softmax(teacher / temperature), jax.nn.log_softmax(student / temperature)
+    decided = optax.losses.softmax_cross_entropy_with_integer_labels(student, jnp.argmax(teacher, -1))
+    return {
+        "kl": (losses.distillation_kl(student, teacher, temperature), temperature**2 * optax.kl_divergence(log_q, p)),
+        "hard": (losses.hard_distillation(student, teacher), decided),
+        "features": (losses.feature_distance(student, teacher), optax.squared_error(student, teacher).mean(-1)),
+        "half": (losses.feature_distance(student, teacher) / 2, optax.l2_loss(student, teacher).mean(-1)),
+    }
+
+
+@quick
+@given(LOGITS, LOGITS, st.floats(1, 20))
+def test_losses_are_as_optax_has_them(student, teacher, temperature):
+    for got, expected in ours_and_optaxs(student, teacher, temperature).values():
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5 * temperature**2)
+
+
 def decoupled_kd(student, teacher, labels, temperature, target, non_target):
     """From the definition, in float64."""
     kl = lambda a, b: np.sum(a * (np.log(a) - np.log(b)))

@@ -98,6 +98,13 @@ def test_every_config_runs_locally(name, runs, photos, tmp_path):
             trained.variables["params"]["backbone"],
             source.variables["params"]["backbone"],
         )
+    if name == "digits_distill":
+        html = (tmp_path / name / "report.html").read_text()
+        roles = ["teacher", "student", "student without a teacher"]
+        assert [row["role"] for row in result["compression"]] == roles
+        assert "<h2>Compression</h2>" in html and all(f">{role}</th>" in html for role in roles)
+        assert 'aria-label="reliability.' in html  # drawn into the page, and beside it
+        assert (tmp_path / name / "plots" / "reliability.png").stat().st_size > 5_000
     if name == "digits_noisy_student":
         assert [row["role"] for row in result["rounds"]] == ["teacher", "student 1", "student 2", "student 3"]
         assert result["rounds"][1]["parameters"] > result["rounds"][0]["parameters"]

@@ -85,6 +85,89 @@ def test_distill_step_by_hand_and_teacher_unchanged(tiny, batch):
     chex.assert_trees_all_equal(jax.device_get(teacher), before)
 
 
+TAUGHT_AT = 3.0
+plain = lambda z, b: losses.distillation_kl(z, b["teacher_logits"], TAUGHT_AT)
+labels = lambda z, b, smoothing=0.0: losses.cross_entropy(z, b["label"], smoothing)
+partners = lambda z, b, smoothing=0.0: losses.cross_entropy(z, b["partner_label"], smoothing)
+target = lambda b: jnp.where(b["weight"] > 0, b["label"], b["teacher_logits"].argmax(-1))
+scores = lambda z, b: (losses.standardize(z), losses.standardize(b["teacher_logits"]))
+
+
+def decoupled(student, teacher, b):
+    return losses.decoupled_kd(student, teacher, target(b), TAUGHT_AT, target=1.5, non_target=0.25)
+
+
+@pytest.mark.parametrize(
+    ("options", "terms"),
+    [
+        ({"kind": "dkd", "dkd": (1.5, 0.25)}, {"distill": lambda z, b: decoupled(z, b["teacher_logits"], b)}),
+        ({"kind": "hard"}, {"distill": lambda z, b: losses.hard_distillation(z, b["teacher_logits"])}),
+        ({"standardize": True}, {"distill": lambda z, b: losses.distillation_kl(*scores(z, b), TAUGHT_AT)}),
+        (
+            {"kind": "dkd", "dkd": (1.5, 0.25), "standardize": True},
+            {"distill": lambda z, b: decoupled(*scores(z, b), b)},
+        ),
+        # The teacher's class is the same by its scores, and the student's own logits are compared with it.
+        (
+            {"kind": "hard", "standardize": True},
+            {"distill": lambda z, b: losses.hard_distillation(z, b["teacher_logits"])},
+        ),
+        ({"label_smoothing": 0.2}, {"cross_entropy": lambda z, b: labels(z, b, 0.2)}),
+        (
+            {"features": 0.6},
+            {"features": lambda z, b: losses.feature_distance(2 * z[:, :2], b["teacher_features"])},
+        ),
+        (
+            {"mixup": True, "label_smoothing": 0.2},
+            {"cross_entropy": lambda z, b: b["share"] * labels(z, b, 0.2) + (1 - b["share"]) * partners(z, b, 0.2)},
+        ),
+    ],
+    ids=["dkd", "hard", "standardize", "dkd-standardize", "hard-standardize", "smoothing", "features", "mixup"],
+)
+def test_distill_step_has_the_loss_that_is_asked_for(options, terms, tiny, batch):
+    """Its value and its gradient, from the losses of `tlx.losses`, which are tested by hand."""
+    (model, variables), draw = tiny(), np.random.default_rng(1)
+    seen, known = batch["image"], batch["weight"] > 0
+    if "features" in options:
+        batch["teacher_features"] = draw.normal(size=(16, 2)).astype(np.float32)
+    if "mixup" in options:
+        batch["partner_image"] = draw.normal(size=seen.shape).astype(np.float32)
+        batch["partner_label"] = draw.integers(0, 3, 16).astype(np.int32)
+        batch["partner_weight"] = (np.arange(16) != 2).astype(np.float32)  # of one labelled image, it is not known
+        batch["share"] = draw.uniform(0.1, 0.9, 16).astype(np.float32)
+        share = batch["share"][:, None, None, None]
+        seen, known = share * seen + (1 - share) * batch["partner_image"], known & (batch["partner_weight"] > 0)
+
+    def apply(variables, images, *, train, key):
+        logits = model.apply(variables, images, train=False)
+        return ((logits, 2 * logits[:, :2]) if "features" in options else logits), {}
+
+    step = steps.make_distill_step(
+        apply=apply, teach=lambda batch, t: batch["teacher_logits"], view=PLAIN, tx=optax.sgd(0.3),
+        temperature=TAUGHT_AT, alpha=0.8, beta=0.2, **options,
+    )  # fmt: skip
+    state, metrics = run(step, variables, optax.sgd(0.3), batch, count=1)
+    weights = {"distill": 0.8, "cross_entropy": 0.2, "features": 0.6}
+
+    @jax.jit
+    def loss(params):
+        logits = model.apply({"params": params}, seen, train=False)
+        values = {
+            name: term(logits, batch) for name, term in ({"distill": plain, "cross_entropy": labels} | terms).items()
+        }
+        means = {name: value[known if name == "cross_entropy" else ...].mean() for name, value in values.items()}
+        return sum(weights[name] * mean for name, mean in means.items()), means
+
+    (value, means), grads = jax.value_and_grad(loss, has_aux=True)(variables["params"])
+    np.testing.assert_allclose(metrics["loss"][0], value, rtol=1e-5)
+    for name, mean in means.items():
+        total, count = metrics[f"loss/{name}"]
+        np.testing.assert_allclose(total / count, mean, rtol=1e-5)
+    chex.assert_trees_all_close(
+        state.params, jax.tree.map(lambda p, g: p - 0.3 * g, variables["params"], grads), rtol=1e-4, atol=1e-6
+    )
+
+
 def test_self_train_step_by_hand(tiny, batch):
     model, variables = tiny()
     step = steps.make_self_train_step(apply=make_apply(model), view=noisy, tx=optax.sgd(0.3), **SELF_TRAIN)
