@@ -191,7 +191,7 @@ def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
 def opened(record: Any, *, seal: bool = True) -> Any:
     """What was sealed, without its seal; raises BrokenSeal if it says something else now.
 
-    What has no seal, or is no object, is given back as it is where `seal` is False. (The seal's own name may be damaged.)
+    What has no seal, or is no object, is given back as it is where `seal` is False; else the seal's name is damaged.
     """
     if not isinstance(record, dict) or "seal" not in record:
         if seal:
