@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from tlx import checksum
+from tlx import checksum, event_loop
 from tlx.errors import UserError, reading
 from tlx.workdir import RESTORE, opened, sealed
 
@@ -28,6 +28,12 @@ with contextlib.suppress(ImportError):
     from orbax.checkpoint._src.serialization import tensorstore_utils
 
     tensorstore_utils.get_tensorstore_raw_bytes = lambda *_, **__: 0
+
+# And each write's coroutines by a loop of ours, see there.
+with contextlib.suppress(ImportError):
+    from orbax.checkpoint._src import asyncio_utils
+
+    asyncio_utils._run_sync_via_new_loop = event_loop.run_to_the_end
 
 PyTree = Any
 ACCURACY, LOSS = "validation/accuracy", "validation/loss"
@@ -72,7 +78,7 @@ class Checkpoints:
                         [policy.LatestN(keep), policy.BestN(get_metric_fn=_score, n=1)]
                     ),
                     # Made at once: where they cannot be made, orbax's threads would wait five minutes for them.
-                    async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+                    async_options=ocp.AsyncOptions(create_directories_asynchronously=False, timeout_secs=_patience()),
                 ),
             )
             self._check_scores()
@@ -239,6 +245,13 @@ def check_same_shapes(found: Mapping[str, Sequence[int]], like: PyTree, *, where
                 f"checkpoint {where} is of another model or optimiser: {name} is {says(found.get(name))} there and "
                 f"{says(wanted.get(name))} here"
             )
+
+
+def _patience() -> int:
+    """Seconds after which orbax gives up a write. It counts them by time.time, which jumps when a clock is set: so a
+    century, but for several hosts, of which none is to wait so long for another.
+    """
+    return 100 * 365 * 24 * 3600 if jax.process_count() == 1 else ocp.AsyncOptions().timeout_secs
 
 
 def _shapes(tree: PyTree) -> dict[str, list[int]]:
