@@ -15,7 +15,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 def test_whatever_is_disturbed_ends_alike_or_is_refused(tmp_path):
-    """SIGKILL in the middle of every kind of write, and at two random moments; a second process; bits that flip."""
+    """SIGKILL in every kind of write and at two random moments; a second process; bits that flip; files that are cut
+    off, or too large; a read-only folder; clocks that jump.
+    """
     command = [sys.executable, "-m", "experiments.faults.campaign", "--short", f"--into={tmp_path / 'results.json'}"]
     # One device: what is tested is the folder. The processes compile once, and read it back.
     env = os.environ | {"XLA_FLAGS": "", "TLX_FAULTS_CACHE": os.environ["TLX_TESTS_CACHE"]}
@@ -24,6 +26,9 @@ def test_whatever_is_disturbed_ends_alike_or_is_refused(tmp_path):
     trials = [t for record in json.loads((tmp_path / "results.json").read_text()).values() for t in record["trials"]]
     assert {t["outcome"] for t in trials} <= {trial.SAME, trial.REFUSED, trial.SHORTER}, done.stdout
     assert len([t for t in trials if t["fault"].startswith("SIGKILL")]) == 15
+    found = {t["fault"]: t["outcome"] for t in trials}
+    assert found["clocks jump"] == trial.SAME
+    assert found["files too large"] == found["read-only"] == found["phases/*.json: cut off"] == trial.REFUSED
     second = next(t for t in trials if t["fault"] == "a second process")
     assert second["outcome"] == trial.REFUSED and "in use by another process" in second["said"]
 

@@ -1,6 +1,7 @@
 """experiments/pods: the scripts against stand-ins for the clusters' tools, each flag and path, and the paper model."""
 
 import ast
+import json
 import os
 import pathlib
 import re
@@ -11,7 +12,7 @@ import subprocess
 import pytest
 import yaml
 
-from experiments.pods import cost
+from experiments.pods import cost, scaling
 from tlx import config as tlx_config
 from tlx.recipes import supervised
 
@@ -203,3 +204,23 @@ def test_the_page_has_what_the_command_counts():
     page = (PODS / "README.md").read_text()
     assert all(line in page for line in cost.table([network]).splitlines())
     assert cost.arithmetic(next(step for _, step in cost.cases(network) if step.chips == 256)) in page
+
+
+@pytest.mark.four_devices
+def test_what_splitting_costs_and_saves_in_small(tmp_path, monkeypatch):
+    small = {"DEVICES": (1, 2), "NETWORKS": {"MLP": {"name": "mlp", "widths": (8,)}}, "START": 2, "BATCH": 4}
+    small |= {"MODES": ("jit", "fsdp"), "LARGE": {"CNN": "cnn"}, "SPLITS": ("jit", "fsdp")}
+    for name, value in small.items():
+        monkeypatch.setattr(scaling, name, value)
+    monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"])  # which it sets, for a process of its own
+    out, page = tmp_path / "scaling.json", tmp_path / "README.md"
+    page.write_text((PODS / "README.md").read_text())
+    scaling.main(["--repeats=1"], out, page)
+    found, text = json.loads(out.read_text()), page.read_text()
+    cases = {(r["mode"], r["scaling"], r["devices"]): r["batch"] for r in found["speed"]}
+    batch = {("weak", 1): 2, ("weak", 2): 4, ("strong", 1): 4, ("strong", 2): 4}
+    assert cases == {(mode, *case): size for mode in scaling.MODES for case, size in batch.items()}
+    assert scaling.speed_table(found["speed"]) in text.partition(scaling.SPEED)[2].partition(scaling.MEMORY)[0]
+    assert scaling.memory_table(found["memory"]) in text.partition(scaling.MEMORY)[2]
+    whole, split = (record["state_bytes"] for record in found["memory"])
+    assert whole / 4 <= split < whole / 3  # of four devices each has a fourth, and what cannot be split

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -15,7 +16,7 @@ import pytest
 from tlx import config as config_lib
 from tlx import sweep
 from tlx.checkpoint import restore_variables
-from tlx.data import source
+from tlx.data import reader, source
 from tlx.errors import UserError
 from tlx.metrics import MetricWriter
 from tlx.preemption import Preempted
@@ -133,6 +134,20 @@ def interrupt_at(monkeypatch, phase, step):
     monkeypatch.setattr(MetricWriter, "write", writing)
 
 
+def interrupt_in_passes(monkeypatch, *numbers):
+    """SIGTERM to ourselves in the middle of these passes over images to be predicted, counted from 0 over all runs."""
+    eval_batches, passes = reader.eval_batches, itertools.count()
+
+    def interrupting(*args):
+        hit = next(passes) in numbers
+        for number, batch in enumerate(eval_batches(*args)):
+            if hit and number == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    monkeypatch.setattr(reader, "eval_batches", interrupting)
+
+
 def test_three_steps_and_three_are_six(tmp_path, monkeypatch):
     config = small_supervised(**{"train.eval_every": 3, "train.ema_decay": 0.9})
     whole = supervised.run(config, tmp_path / "whole")
@@ -148,7 +163,7 @@ def test_three_steps_and_three_are_six(tmp_path, monkeypatch):
 @pytest.mark.parametrize("at", [2, 4], ids=["before", "after"])
 def test_resume_across_an_unfreeze(tmp_path, monkeypatch, at):
     """The backbone learns from step 3 of 6 on, whether the run was stopped before or after that."""
-    config = small_supervised(**{"train.eval_every": 1})
+    config = small_supervised(**{"train.eval_every": 1, "train.keep": 3})
     config.optim = config_lib.optim(
         rules=((r"backbone/.*", "backbone"), (r"head/.*", "head")),
         backbone={"start": 0.5, "learning_rate": 1e-2},
@@ -161,6 +176,9 @@ def test_resume_across_an_unfreeze(tmp_path, monkeypatch, at):
     parts = supervised.run(config, tmp_path / "parts")
     assert figures(parts) == figures(whole)
     assert curves(tmp_path / "parts") == curves(tmp_path / "whole")
+    for name in ("whole", "parts"):  # what stays: the newest three, and the best
+        steps = {int(path.name) for path in (tmp_path / name / "checkpoints" / "train").iterdir()}
+        assert steps == {4, 5, 6, whole["selected"]["step"]}
     rates = [line["learning_rate/backbone"] for line in curves(tmp_path / "parts")]
     assert rates[:3] == [0, 0, 0] and rates[3] == pytest.approx(1e-2)
     final = [restore_variables(tmp_path / name / "checkpoints" / "train", 6)["params"] for name in ("whole", "parts")]
@@ -193,12 +211,30 @@ def test_a_stop_between_two_evaluations_changes_no_curve(tmp_path, monkeypatch):
     assert curves(tmp_path / "parts") == curves(tmp_path / "whole")
 
 
+def test_a_stop_in_an_evaluation_loses_nothing(tmp_path, monkeypatch):
+    """In the first, once more when it is made up for, in the last, and over the test images: each in its middle."""
+    config = small_supervised(**{"train.eval_every": 3, "eval_batch_size": 20})
+    whole = supervised.run(config, tmp_path / "whole")
+    interrupt_in_passes(monkeypatch, 0, 1, 3, 5)
+    for saved in ([3], [3], [3, 6], [3, 6]):
+        with pytest.raises(Preempted):
+            supervised.run(config, tmp_path / "parts")
+        folders = list((tmp_path / "parts" / "checkpoints" / "train").iterdir())
+        assert sorted(int(path.name) for path in folders) == saved
+    parts = supervised.run(config, tmp_path / "parts")
+    assert figures(parts) == figures(whole)
+    assert curves(tmp_path / "parts") == curves(tmp_path / "whole")
+
+
 def test_resume_across_a_round(tmp_path, monkeypatch):
     config = small_self_train()
     whole = self_train.run(config, tmp_path / "whole")
-    interrupt_at(monkeypatch, "round_1", 6)  # at a round's very end, and so between it and the next
-    with pytest.raises(Preempted):
-        self_train.run(config, tmp_path / "parts")
+    interrupt_at(monkeypatch, "round_1", 6)  # when a round has made its last step, and before the test images
+    interrupt_in_passes(monkeypatch, 7)  # the pseudo-labels', after the teacher's three evaluations and four at its end
+    for labeled in (False, True):
+        with pytest.raises(Preempted):
+            self_train.run(config, tmp_path / "parts")
+        assert (tmp_path / "parts" / "pseudo_labels" / "round_1.npz").exists() == labeled
     parts = self_train.run(config, tmp_path / "parts")
     assert figures(parts) == figures(whole)
     assert curves(tmp_path / "parts") == curves(tmp_path / "whole")
@@ -346,6 +382,7 @@ def test_a_damaged_newest_checkpoint_falls_back(tmp_path, monkeypatch, capsys):
         ),
         ({"train.steps": 0}, "train.steps is 0"),
         ({"train.accumulate": 0}, "train.accumulate is 0"),
+        ({"train.keep": 0}, "train.keep is 0"),
         ({"init.run": "/nowhere"}, "/nowhere is not the folder of a tlx run"),
     ],
 )

@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from tlx import checksum
+from tlx import checksum, event_loop
 from tlx.errors import UserError, reading
 from tlx.workdir import RESTORE, opened, sealed
 
@@ -29,8 +29,13 @@ with contextlib.suppress(ImportError):
 
     tensorstore_utils.get_tensorstore_raw_bytes = lambda *_, **__: 0
 
+# And each write's coroutines by a loop of ours, see there.
+with contextlib.suppress(ImportError):
+    from orbax.checkpoint._src import asyncio_utils
+
+    asyncio_utils._run_sync_via_new_loop = event_loop.run_to_the_end
+
 PyTree = Any
-SAVE_SECONDS = 10 * 24 * 3600
 ACCURACY, LOSS = "validation/accuracy", "validation/loss"
 
 # orbax reports every save at INFO, its own housekeeping at WARNING, and at ERROR what it raises all the same; what a
@@ -72,9 +77,8 @@ class Checkpoints:
                     preservation_policy=policy.AnyPreservationPolicy(
                         [policy.LatestN(keep), policy.BestN(get_metric_fn=_score, n=1)]
                     ),
-                    # Directories are made at once: where they cannot be, orbax's threads would wait five minutes for
-                    # them. And its ten minutes for a save are of the wall clock: set forward by an hour, that is over.
-                    async_options=ocp.AsyncOptions(create_directories_asynchronously=False, timeout_secs=SAVE_SECONDS),
+                    # Made at once: where they cannot be made, orbax's threads would wait five minutes for them.
+                    async_options=ocp.AsyncOptions(create_directories_asynchronously=False, timeout_secs=_patience()),
                 ),
             )
             self._check_scores()
@@ -241,6 +245,13 @@ def check_same_shapes(found: Mapping[str, Sequence[int]], like: PyTree, *, where
                 f"checkpoint {where} is of another model or optimiser: {name} is {says(found.get(name))} there and "
                 f"{says(wanted.get(name))} here"
             )
+
+
+def _patience() -> int:
+    """Seconds after which orbax gives up a write. It counts them by time.time, which jumps when a clock is set: so a
+    century, but for several hosts, of which none is to wait so long for another.
+    """
+    return 100 * 365 * 24 * 3600 if jax.process_count() == 1 else ocp.AsyncOptions().timeout_secs
 
 
 def _shapes(tree: PyTree) -> dict[str, list[int]]:

@@ -53,6 +53,7 @@ def train(*, steps: int = 1000, batch_size: int = 64, eval_every: int = 100) -> 
             "steps": steps,
             "batch_size": batch_size,
             "eval_every": eval_every,  # steps between evaluations, each followed by a checkpoint
+            "keep": 2,  # the newest checkpoints that stay, beside the best on validation
             "ema_decay": 0.0,  # average the weights with this decay, and predict with the average; 0 = off
             "accumulate": 1,  # micro-batches a step
         }

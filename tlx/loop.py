@@ -1,7 +1,8 @@
 """THE loop. Every recipe trains through `fit`; what differs between methods is the step and the batches.
 
 At each step, in this order: stop if asked to; take the batch; step; then, every `eval_every` steps and after the last:
-check that the loss is finite, evaluate, write, checkpoint. So whatever is on disk was finite, and was evaluated.
+check that the loss is finite, evaluate, write, checkpoint. So whatever is on disk was finite, and was evaluated, unless
+the run was asked to stop before that.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ from tlx import compiles, profile, progress
 from tlx import metrics as metrics_lib
 from tlx.checkpoint import Checkpoints
 from tlx.errors import UserError
-from tlx.preemption import Preemption
+from tlx.preemption import Preempted, Preemption
 from tlx.state import TrainState
 
 
@@ -67,7 +68,8 @@ def fit(
       batches: start -> iterator over the batches from that step on.
       rng: the root key of the phase.
       eval_every: steps between evaluations, each followed by a checkpoint.
-      evaluate: state -> {"validation/accuracy", "validation/loss", ...}; any other figures are written along.
+      evaluate: state -> {"validation/accuracy", "validation/loss", ...}; any other figures are written along. May raise
+        Preempted in the middle.
       schedules: group -> step -> learning rate, written with the metrics.
       meta: kept in every checkpoint beside the step: the round, and what the data's order is made of.
       clock: told the seconds spent in "train" and "evaluate".
@@ -90,11 +92,35 @@ def fit(
         progress.say(f"{phase}: resumed at step {start:,} of {steps:,}")
     else:
         sums = {}
-    writer.rewind(phase, start)
+    # The sums of an interval that is over: the run was stopped in its evaluation, which is still to be made.
+    owed = bool(sums) and (start % eval_every == 0 or start == steps)
+    writer.rewind(phase, start - 1 if owed else start)
 
     def save(at: int, sums: metrics_lib.Sums, values: dict[str, float] | None) -> None:
         record = {"phase": phase, "step": at, "sums": sums, "seconds": clock.seconds, **(meta or {})}
         checkpoints.save(at, state, record, values)
+
+    def conclude(number: int, sums: metrics_lib.Sums) -> float:
+        """Ends the interval of these sums, at step `number`: evaluates, writes, saves; returns when that began."""
+        since = time.perf_counter()
+        try:
+            found = evaluate(state)
+        except Preempted:
+            # Saved as between two steps, so that no step is lost, and with the sums, so that none of the curves is. The
+            # evaluation is made anew when the run goes on, before any step: what is best, and so the end, is the same.
+            clock.add("evaluate", since)
+            save(number, sums, None)
+            checkpoints.wait()
+            raise
+        clock.add("evaluate", since)
+        since = time.perf_counter()
+        rates = {f"learning_rate/{name}": float(rate(number - 1)) for name, rate in (schedules or {}).items()}
+        values = metrics_lib.means(sums, "train/") | found | rates
+        writer.write(phase, number, values)
+        checkpoints.drop_after(number - 1)  # the one without figures, if it was stopped here before
+        save(number, {}, values)
+        watch.look(evaluate, f"{phase}, evaluation at step {number}")
+        return since
 
     ahead = _steps_ahead(state)
     history: list[Any] = []  # the device's metrics since the last evaluation, not yet fetched
@@ -105,6 +131,8 @@ def fit(
         compiles.Watch().on() as watch,
         contextlib.closing(profiler),
     ):
+        if owed:
+            since, sums = conclude(start, sums), {}
         for number, batch in enumerate(batches(start), start + 1):
             if preemption.asked():
                 sums = _collect(sums, history, number - 1, checkpoints)
@@ -125,17 +153,9 @@ def fit(
             if number % eval_every and number != steps:
                 continue
 
-            values = metrics_lib.means(_collect(sums, history, number, checkpoints), "train/")
-            sums, history = {}, []
+            sums = _collect(sums, history, number, checkpoints)
             clock.add("train", since)
-            since = time.perf_counter()
-            values |= evaluate(state)
-            clock.add("evaluate", since)
-            since = time.perf_counter()
-            values |= {f"learning_rate/{name}": float(rate(number - 1)) for name, rate in (schedules or {}).items()}
-            writer.write(phase, number, values)
-            save(number, sums, values)
-            watch.look(evaluate, f"{phase}, evaluation at step {number}")
+            since, sums, history = conclude(number, sums), {}, []
     return state
 
 

@@ -56,7 +56,7 @@ class Preemption:
         return self.requested is not None
 
     def check(self) -> None:
-        """For places where everything is saved already: raises Preempted if a stop was requested."""
+        """Raises Preempted if a stop was requested: what is not saved yet, who has it saves on the way out."""
         if self.asked():
             raise Preempted(self.requested)
 

@@ -3,9 +3,10 @@
     python -m experiments.faults.campaign --seed=0 [--kills=50] [--damages=3] [--faults=kills,writes] [--short]
 
 Every fault must end in the same final parameters as an undisturbed run, or in one clear line with nothing lost: when
-what it names is mended, the same command ends there too. Writes `results.json` and the table in `README.md`, and ends
-with 1 if anything was lost. With --faults the others' results stay as they are; --short is what the tests do. Best as
-root: only root can mount the small disks that run full, and elsewhere they are counted as skipped.
+what it names is mended, the same command ends there too. Writes `results.json` and the tables in `README.md`, and ends
+with 1 if anything was lost. With --faults the others' results stay as they are, and with `--faults=` all of them: only
+the tables are made. --short is what the tests do, and mounts nothing. Best as root: only root can mount the small disks
+that run full, and elsewhere they are skipped, and said to be.
 """
 
 import argparse
@@ -28,7 +29,7 @@ import numpy as np
 from experiments.faults import damage, kills, surroundings
 from experiments.faults.child import start
 from experiments.faults.small_run import where
-from experiments.faults.trial import LOST, OUTCOMES, Trial
+from experiments.faults.trial import LOST, OUTCOMES, SKIPPED, Trial
 from tlx.sweep_table import update_table
 
 HERE = pathlib.Path(__file__).parent
@@ -87,9 +88,12 @@ SHORT: dict[str, Callable[[Given], Iterator[Trial]]] = {
         g.end,
         kinds=["checkpoint, arrays", "phases/*.json", "pseudo_labels/*.npz"],
         flips=1,
-        cuts=0,
+        cuts=1,
         rng=g.rng("damages"),
     ),
+    "quota": lambda g: surroundings.no_large_files(g.folder, g.end, [10_000]),
+    "permissions": lambda g: surroundings.read_only(g.folder, g.half, g.end, mounts=False),
+    "clocks": lambda g: surroundings.jumping_clocks(g.folder, g.end, [3 * g.seed]),
     "second": lambda g: surroundings.second_process(g.folder, g.end, ["checkpoints/round_1/2"]),
 }
 
@@ -103,14 +107,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--short", action="store_true", help="what the tests do of it")
     parser.add_argument("--into", type=pathlib.Path, default=HERE / "results.json", help="the results")
     options = parser.parse_args(argv)
-    names = [*SHORT] if options.short else options.faults.split(",")
+    names = [*SHORT] if options.short else [name for name in options.faults.split(",") if name]
     faults = SHORT if options.short else FAULTS
     if unknown := [name for name in names if name not in faults]:
         print(f"error: unknown fault {unknown[0]!r}: use {', '.join(faults)}", file=sys.stderr)
         return 2
     results = json.loads(options.into.read_text()) if options.into.exists() else {}
     with tempfile.TemporaryDirectory(prefix="tlx-faults-") as folder:
-        given = _prepare(pathlib.Path(folder), options)
+        given = _prepare(pathlib.Path(folder), options) if names else None
         for name in names:
             started = time.monotonic()
             inside = dataclasses.replace(given, folder=given.folder / name)
@@ -128,17 +132,31 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def table(results: dict[str, Any]) -> str:
-    """Markdown: a row a fault, and their sum."""
+    """Markdown: a row a fault, and their sum; what was skipped; and how often SIGKILL hit each phase."""
     trials = [trial for record in results.values() for trial in record["trials"]]
-    of = {fault: Counter(t["outcome"] for t in trials if t["fault"] == fault) for fault in _in_order(trials)}
+    tried = [trial for trial in trials if trial["outcome"] != SKIPPED]
+    of = {fault: Counter(t["outcome"] for t in tried if t["fault"] == fault) for fault in _in_order(tried)}
     of["all"] = sum(of.values(), Counter())
     lines = [["fault", "tried", *OUTCOMES], ["---", *["---:"] * (1 + len(OUTCOMES))]]
     lines += [[fault, str(counts.total()), *(str(counts[o]) for o in OUTCOMES)] for fault, counts in of.items()]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    skipped = [f"{trial['fault']}, {trial['what']} ({trial['said']})" for trial in trials if trial not in tried]
+    hits = Counter(phase for trial in tried if trial["fault"].startswith("SIGKILL") for phase in _phases(trial["hit"]))
+    said = f"Skipped, and counted nowhere: {'; '.join(skipped) or 'none'}."
+    places = [["where SIGKILL hit", *hits], ["---", *["---:"] * len(hits)], ["times", *map(str, hits.values())]]
+    return "\n\n".join([_markdown(lines), said, _markdown(places)])
+
+
+def _phases(hit: str) -> list[str]:
+    """Where each kill of a trial hit: the phase that the run was in, or between which."""
+    return [where.split(",")[0] for where in hit.split("; ")]
 
 
 def _in_order(trials: list[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(trial["fault"] for trial in trials))
+
+
+def _markdown(lines: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _prepare(folder: pathlib.Path, options: argparse.Namespace) -> Given:

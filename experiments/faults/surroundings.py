@@ -55,7 +55,9 @@ def no_large_files(folder: pathlib.Path, undisturbed: dict[str, Any], limits: li
         yield Trial("files too large", f"more than {limit:,} bytes", hit, outcome, said)
 
 
-def read_only(folder: pathlib.Path, half: pathlib.Path, undisturbed: dict[str, Any]) -> Iterator[Trial]:
+def read_only(
+    folder: pathlib.Path, half: pathlib.Path, undisturbed: dict[str, Any], *, mounts: bool = True
+) -> Iterator[Trial]:
     """A new run and an interrupted one, in a folder without the permission to write, and on a disk mounted so."""
     for name, begun in (("a new run", False), ("an interrupted run", True)):
         workdir = folder / ("begun" if begun else "new")
@@ -65,6 +67,8 @@ def read_only(folder: pathlib.Path, half: pathlib.Path, undisturbed: dict[str, A
         _allow(workdir, True)
         outcome, said = judge(child, undisturbed, lambda workdir=workdir: start(workdir).wait())
         yield Trial("read-only", f"{name}, by permissions", where(half) if begun else "start", outcome, said)
+        if not mounts:
+            continue
         with _mounted(folder / f"disk {name}", "size=100m") as disk:
             if disk is None:
                 yield Trial("read-only", f"{name}, by mount", "", SKIPPED, "nothing can be mounted here")

@@ -10,7 +10,7 @@ from experiments.faults.small_run import CURVES
 SAME, REFUSED, LOST, SKIPPED = "same end", "refused, then same end", "lost", "skipped"
 # The weights, figures and ledger are the same, and metrics.jsonl lacks a damaged line.
 SHORTER = "same end, shorter curves"
-OUTCOMES = (SAME, SHORTER, REFUSED, LOST, SKIPPED)
+OUTCOMES = (SAME, SHORTER, REFUSED, LOST)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -152,18 +152,20 @@ def _markdown(lines: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def main(out: pathlib.Path = HERE / "scaling.json", page: pathlib.Path = HERE / "README.md") -> None:
+def main(
+    argv: list[str] | None = None, out: pathlib.Path = HERE / "scaling.json", page: pathlib.Path = HERE / "README.md"
+) -> None:
     """Measures, writes the record, and rewrites the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--only", choices=("speed", "memory"), help="leave the other part of the record as it is")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={max(DEVICES)}"  # before jax, which looks once
     import jax
 
     from tlx.sweep_table import update_table
 
-    result = json.loads(out.read_text()) if options.only else {}
+    result = json.loads(out.read_text()) if options.only and out.exists() else {}
     parts = {
         "speed": (lambda: speed(options.repeats), speed_table, SPEED),
         "memory": (memory, memory_table, MEMORY),

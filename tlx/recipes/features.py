@@ -105,7 +105,6 @@ def _rows(
         for view in range(views):
             key, done = rng_lib.at_step(rng_lib.stream(run.rng, "views"), view), 0
             for batch in run.eval_batches(store, np.arange(count)):
-                run.preemption.check()
                 part = hosts.fetch(extract(batch, key))[: count - done]  # without the padding
                 done += len(part)
                 yield kept.cast(part, dtype, what="activations")

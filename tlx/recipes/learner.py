@@ -124,7 +124,8 @@ class Learner:
         like = self.state(variables)
         shape = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
         clock = loop.Clock()
-        with contextlib.closing(Checkpoints(run.workdir / "checkpoints" / phase)) as checkpoints:
+        folder = run.workdir / "checkpoints" / phase
+        with contextlib.closing(Checkpoints(folder, keep=self.train.keep)) as checkpoints:
             if mark.exists():
                 record = read_json(mark, seal=True)
                 clock.seconds = record["seconds"]
@@ -247,7 +248,7 @@ def make_learner(
       cache: see `tlx.recipes.supervised`; with `features`, what is learnt starts from a frozen level's activations.
     """
     config, train, devices = run.config, section.train, run.mesh.devices.size
-    for key in ("steps", "eval_every", "accumulate"):
+    for key in ("steps", "eval_every", "keep", "accumulate"):
         if train[key] < 1:
             raise UserError(f"train.{key} is {train[key]}: it must be >= 1")
     for name, size in (streams or {"train.batch_size": train.batch_size}).items():

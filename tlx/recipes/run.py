@@ -140,10 +140,17 @@ class Run:
         return reader.Stream(index, size, (self.config.seed, *name.encode()))
 
     def eval_batches(self, store: reader.Store, index: np.ndarray) -> Iterator[reader.Batch]:
-        """Rows `index` of the store, once and in order, in batches that divide by the devices."""
+        """Rows `index` of the store, once and in order, in batches that divide by the devices.
+
+        Every pass over images but training's comes here, however many they are: before each batch it stops if it was
+        asked to (raises Preempted; all hosts ask, as all have the same batches). Nothing of a pass is kept by half.
+        """
         devices = self.mesh.devices.size
         size = -(-min(self.config.eval_batch_size, len(index)) // devices) * devices
-        return reader.eval_batches(store, index, size)
+        for batch in reader.eval_batches(store, index, size):
+            if self.preemption:
+                self.preemption.check()
+            yield batch
 
     def place(self, variables: Any) -> Any:
         """A network's variables, or several networks', on the devices."""

@@ -141,8 +141,6 @@ def _features(run: Run, extract: Callable, variables: PyTree, store: reader.Stor
     variables, parts = run.place(variables), []
     with progress.bar("evidence", total=count, start=0) as bar:
         for batch in run.eval_batches(store, np.arange(count)):
-            if run.preemption:
-                run.preemption.check()
             parts.append({name: hosts.fetch(values) for name, values in extract(variables, batch).items()})
             bar.update(len(parts) * len(batch["label"]), {})
     return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
