@@ -1,37 +1,48 @@
-"""Two real processes of two devices each: they read disjoint parts, learn what one does, and stop together."""
+"""Two real processes of two devices each: they read disjoint parts, learn what one does, and stop and go on together.
 
+Against one process of four devices and of one; what is damaged in one host's part of a checkpoint is so to both.
+"""
+
+import contextlib
+import functools
+import json
 import os
 import pathlib
+import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
 
 import jax
 import numpy as np
 import pytest
 
+import tlx.report
+from experiments.pods import hosts as machines
 from tlx import parallel
+from tlx.recipes import self_train
 
-ROOT = pathlib.Path(__file__).parent.parent
 STEPS, BATCH = 3, 16
+# All of it takes minutes: TLX_TEST_HARNESSES=jit,pmap,shard_map,fsdp python -m pytest -n 0 tests/test_hosts.py
+HARNESSES = os.environ.get("TLX_TEST_HARNESSES", "jit").split(",")
+# Self-training has most that can go wrong: three phases, pseudo-labels, a ledger.
+RUNS = ("self_train", *(("supervised", "distill", "semi_supervised") if len(HARNESSES) > 1 else ()))
+RUNS = tuple(name for name in machines.RECIPES if name in RUNS)
+MIDROUND = 12  # the question whether to stop that is asked in the first student's training, between two evaluations
+# (harness, what is done to a file of the newest checkpoint, of the part of which host)
+DAMAGES = [("fsdp", "cut", 1), ("fsdp", "flip", 1), ("jit", "cut", 0)]
 
-# Trains three SGD steps in each harness, and writes down what this process read and what came of it; then runs every
-# recipe in small.
-CHILD = """
-import sys
-sys.path.insert(0, {root!r}); sys.path.insert(0, {root!r} + "/tests")
-import jax
-port, process, out = sys.argv[1:]
-jax.config.update("jax_num_cpu_devices", 2)
-jax.config.update("jax_compilation_cache_dir", {cache!r})
-from tlx import hosts
-hosts.join(coordinator="localhost:" + port, num_processes=2, process_id=int(process))
-from test_hosts import run_recipes, train
-train(out + process)
-run_recipes(out + "s")
-"""
+
+def as_child(folder, process):
+    """All that the two processes do."""
+    folder = pathlib.Path(folder)
+    train(folder / f"host{process}")
+    machines.run_recipes(folder / "hosts", HARNESSES, RUNS)
+    tlx.report.write = machines.not_drawn
+    machines.stop(folder / "down", "fsdp", MIDROUND)
+    self_train.run(machines.small(self_train, parallel="jit"), folder / "up")
+    said = {" ".join(map(str, damage)): restore_damaged(folder, process, *damage) for damage in DAMAGES}
+    said["own"] = open_own(folder / f"own{process}")
+    (folder / f"said{process}.json").write_text(json.dumps(said))
 
 
 class Recorder:
@@ -49,8 +60,8 @@ class Recorder:
         return self.array[index]
 
 
-def train(out):
-    """Runs in each child, and in the test itself for what one process makes of it."""
+def train(out, devices=None):
+    """Three SGD steps in each harness, and what was read, in each child and, with its `devices`, in the test itself."""
     import optax
 
     from tlx import hosts, models, steps
@@ -61,7 +72,7 @@ def train(out):
     images, labels = rng.random((50, 4, 4, 1), np.float32), rng.integers(0, 3, 50).astype(np.int32)
     record = {}
     for mode in parallel.MODES:
-        mesh = parallel.make_mesh(mode)
+        mesh = parallel.make_mesh(mode, devices)
         seen = Recorder(images)
         model = models.build("mlp", num_classes=3, widths=(64,), axis_name=parallel.axis_name(mode))
         tx = optax.sgd(0.1)
@@ -90,78 +101,72 @@ def train(out):
     np.savez(out, **record)
 
 
-def run_recipes(folder):
-    """Runs each recipe in small, with SGD: another order of additions stays another order, and Adam divides by it."""
-    from ml_collections import ConfigDict
+def restore_damaged(folder, process, mode, how, victim):
+    """[step, what was said, whether it is what was saved] of two checkpoints, the newer damaged."""
+    import optax
 
-    from tlx.recipes import distill, self_train, semi_supervised, supervised
+    from tlx import hosts
+    from tlx.checkpoint import ACCURACY, LOSS, Checkpoints
+    from tlx.state import TrainState
 
-    learner = ConfigDict(supervised.default_config())
-    learner.model = {"name": "mlp", "widths": (16,)}
-    learner.optim.groups.all = {"optimizer": "sgd", "learning_rate": 0.05}
-    learner.train.update(steps=6, batch_size=8, eval_every=3)
-    learner.augment = {"shift": 1}
-    small = {name: learner[name].to_dict() for name in ("model", "optim", "train", "augment")}
-
-    def config(recipe, **changes):
-        made = recipe.default_config()
-        made.data.update(labels_per_class=5, validation=50)
-        if "teacher" in made and "train" in made.teacher:
-            made.teacher.update(small)
-            made.student.update(small)
-        else:
-            made.update(small)
-        made.update_from_flattened_dict(changes)
-        return made
-
-    for mode in HARNESSES:
-        at = pathlib.Path(folder) / mode
-        if "supervised" in RUNS:
-            supervised.run(config(supervised, parallel=mode), at / "supervised")
-            taught = {"teacher.run": str(at / "supervised"), "cache.teacher": True, "cache.views": 2}
-            distill.run(config(distill, parallel=mode, **taught), at / "distill")
-            semi_supervised.run(config(semi_supervised, parallel=mode), at / "semi_supervised")
-        consistent = {"rounds": 2, "loss.consistency": 0.5}
-        self_train.run(config(self_train, parallel=mode, **consistent), at / "self_train")
+    folder, rng = folder / f"{mode} {how}", np.random.default_rng(0)
+    variables = {"params": {"kernel": rng.normal(size=(64, 64)).astype(np.float32)}}
+    state = TrainState.create(variables=variables, tx=optax.sgd(0.1))
+    layout = parallel.make_layout(state, parallel.make_mesh(mode))
+    state = parallel.place(state, layout)
+    with contextlib.closing(Checkpoints(folder)) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state, {}, {ACCURACY: 0.5, LOSS: 1.0})
+            checkpoints.wait()
+    hosts.wait("saved")
+    if process == 0:
+        files = (folder / "2" / "state" / f"ocdbt.process_{victim}" / "d").iterdir()
+        path = max(files, key=lambda path: path.stat().st_size)
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content[: len(content) // 2] if how == "cut" else content)
+    hosts.wait("damaged")
+    with contextlib.closing(Checkpoints(folder)) as checkpoints:
+        step, restored, _, lines = checkpoints.restore_latest(state)
+    same = np.array_equal(hosts.fetch(restored.params["kernel"]), variables["params"]["kernel"])
+    return [step, lines, same]
 
 
-# All of it takes minutes: TLX_TEST_HARNESSES=jit,pmap,shard_map,fsdp python -m pytest -n 0 tests/test_hosts.py
-HARNESSES = os.environ.get("TLX_TEST_HARNESSES", "jit").split(",")
-# Self-training has most that can go wrong: three phases, pseudo-labels, a ledger.
-RUNS = ("self_train", *(("supervised", "distill", "semi_supervised") if len(HARNESSES) > 1 else ()))
+def open_own(folder):
+    """What is said of a workdir that only this host has."""
+    from tlx import workdir
+    from tlx.errors import UserError
 
-
-def start(*arguments):
-    """Two processes of the same command, each with its number in the place of `{}`."""
-    env = os.environ | {"XLA_FLAGS": ""}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    command = lambda i: [sys.executable, *(str(a).replace("{}", str(i)) for a in arguments)]
-    return [subprocess.Popen(command(i), env=env, text=True, cwd=ROOT, **pipes) for i in range(2)]
-
-
-def ends(children):
-    """(exit code, standard output, standard error) of each, when they have ended."""
+    workdir.SEEN_WITHIN = 0.5
     try:
-        said = [child.communicate(timeout=500) for child in children]
-    finally:
-        for child in children:
-            child.kill()
-    return [(child.returncode, *texts) for child, texts in zip(children, said)]
+        with workdir.open_workdir(folder, {}):
+            return "opened"
+    except UserError as e:
+        return str(e)
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return str(probe.getsockname()[1])
+def on(monkeypatch, devices):
+    """Recipes run on so many of this process's four devices."""
+    monkeypatch.setattr(parallel, "make_mesh", functools.partial(parallel.make_mesh, devices=jax.devices()[:devices]))
+    monkeypatch.setattr(tlx.report, "write", machines.not_drawn)
+
+
+def assert_same_parameters(run, other):
+    ours, theirs = machines.parameters(run), machines.parameters(other)
+    assert ours.keys() == theirs.keys()
+    for path, leaf in ours.items():
+        np.testing.assert_allclose(theirs[path], leaf, rtol=1e-5, atol=1e-6, err_msg=path)
 
 
 @pytest.fixture(scope="module")
 def two_hosts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hosts")
-    cache = jax.config.jax_compilation_cache_dir
-    (folder / "child.py").write_text(CHILD.format(root=str(ROOT), cache=cache))
-    for code, _, err in ends(start(folder / "child.py", free_port(), "{}", folder / "host")):
+    machines.stop(folder / "up", "jit", MIDROUND)  # one process of four devices; the two go on with it
+    lines = f"sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})\nimport test_hosts\n"
+    lines += f"test_hosts.as_child({str(folder)!r}, {{process}})"
+    for i, (code, said, err) in enumerate(machines.ends(machines.start_children(lines, processes=2, devices=2))):
         assert code == 0, err[-2000:]
+        (folder / f"said{i}.txt").write_text(said)
     return folder
 
 
@@ -181,8 +186,9 @@ def test_hosts_read_disjoint_parts_of_the_same_batches(read, mode):
     np.testing.assert_array_equal(second, whole[:, BATCH // 2 :])
 
 
-def test_two_hosts_learn_what_one_does(read, tmp_path):
-    train(tmp_path / "alone.npz")  # four devices, one process
+@pytest.mark.parametrize("devices", [4, 1])
+def test_two_hosts_learn_what_one_does(read, tmp_path, devices):
+    train(tmp_path / "alone.npz", jax.devices()[:devices])
     alone = dict(np.load(tmp_path / "alone.npz"))
     for host in read:
         for name in set(alone) - {f"{mode} read" for mode in parallel.MODES}:
@@ -191,26 +197,63 @@ def test_two_hosts_learn_what_one_does(read, tmp_path):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("alone")
-    run_recipes(folder)  # four devices, one process
-    return folder
+    """Number of devices -> the folder of what one process made on them."""
+
+    @functools.cache
+    def run(devices):
+        folder = tmp_path_factory.mktemp("alone")
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            on(monkeypatch, devices)
+            machines.run_recipes(folder, HARNESSES, RUNS)
+        return folder
+
+    return run
 
 
 @pytest.mark.parametrize("mode", HARNESSES)
 @pytest.mark.parametrize("name", RUNS)
-def test_every_recipe_on_two_hosts_ends_where_one_does(two_hosts, alone, name, mode):
-    from tlx.pretrained import load_run
-
-    folders = [folder / mode / name for folder in (alone, two_hosts / "hosts")]
-    ours, theirs = map(load_run, folders)
-    assert theirs.result["devices"] == "4 x cpu on 2 hosts"
-    for path, leaf in jax.tree_util.tree_leaves_with_path(ours.variables):
-        other = theirs.variables
-        for key in path:
-            other = other[key.key]
-        np.testing.assert_allclose(other, leaf, rtol=1e-5, atol=1e-6, err_msg=f"{name} {path}")
+@pytest.mark.parametrize("devices", [4, 1])
+def test_every_recipe_on_two_hosts_ends_where_one_does(two_hosts, alone, devices, name, mode):
+    folders = [folder / mode / name for folder in (alone(devices), two_hosts / "hosts")]
+    results = [json.loads((folder / "result.json").read_text()) for folder in folders]
+    assert [result["devices"] for result in results] == [f"{devices} x cpu", "4 x cpu on 2 hosts"]
+    assert_same_parameters(*folders)
     lines = [(folder / "metrics.jsonl").read_text().splitlines() for folder in folders]
     assert len(lines[0]) == len(lines[1])  # one host writes, or there were twice as many
+
+
+def test_two_hosts_go_on_where_one_was_stopped_in_mid_round(two_hosts, alone):
+    assert "round_1: resumed at step" in (two_hosts / "said0.txt").read_text()
+    assert json.loads((two_hosts / "up" / "result.json").read_text())["devices"] == "4 x cpu on 2 hosts"
+    assert_same_parameters(alone(4) / HARNESSES[0] / "self_train", two_hosts / "up")
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_one_goes_on_where_two_hosts_were_stopped_in_mid_round(
+    two_hosts, alone, tmp_path, monkeypatch, capsys, devices
+):
+    """The state was split over groups of four devices, and is then over two, or whole."""
+    shutil.copytree(two_hosts / "down", tmp_path / "run")
+    assert '"model"' in next((two_hosts / "down").glob("checkpoints/round_1/*/state/_sharding")).read_text()
+    on(monkeypatch, devices)
+    self_train.run(machines.small(self_train, parallel="fsdp"), tmp_path / "run")
+    assert "round_1: resumed at step" in capsys.readouterr().out
+    assert_same_parameters(alone(4) / HARNESSES[0] / "self_train", tmp_path / "run")
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: " ".join(map(str, damage)))
+def test_a_file_damaged_in_one_hosts_part_is_skipped_by_all(two_hosts, damage):
+    """A file cut off hung both: the one that reads it fails, and the other waited for it."""
+    first, second = (json.loads((two_hosts / f"said{i}.json").read_text())[" ".join(map(str, damage))] for i in (0, 1))
+    step, lines, same = first
+    assert first == second and step == 1 and same
+    assert len(lines) == 1 and "2 is damaged (host " in lines[0]
+
+
+def test_a_workdir_of_each_hosts_own_is_refused_by_all(two_hosts):
+    for i in range(2):
+        said = json.loads((two_hosts / f"said{i}.json").read_text())["own"]
+        assert f"workdir {two_hosts}/own1 is another folder on host 1 than on host 0" in said
 
 
 CONFIG = """
@@ -225,27 +268,28 @@ def get_config(arg=None):
 """
 
 
-def test_a_stop_of_one_host_stops_both_and_one_process_goes_on(tmp_path):
+def test_a_stop_of_one_host_stops_both_and_one_process_goes_on(tmp_path, monkeypatch):
     from tlx import sweep
     from tlx.recipes import supervised
 
     (tmp_path / "config.py").write_text(CONFIG)
-    address = [f"--coordinator=localhost:{free_port()}", "--num_processes=2", "--process_id={}"]
-    children = start("-m", "tlx.main", f"--config={tmp_path}/config.py", f"--workdir={tmp_path}/run", *address)
+    address = [f"--coordinator=localhost:{machines.free_port()}", "--num_processes=2", "--process_id={}"]
+    children = machines.start("-m", "tlx.main", f"--config={tmp_path}/config.py", f"--workdir={tmp_path}/run", *address)
     saved = tmp_path / "run" / "checkpoints" / "train"
     deadline = time.time() + 120
     while not list(saved.glob("[0-9]*")) and time.time() < deadline:
         time.sleep(0.02)
     children[1].send_signal(signal.SIGTERM)
-    said = ends(children)
+    said = machines.ends(children)
     assert [code for code, *_ in said] == [143, 143], said
     assert "stopped by SIGTERM; all is saved" in said[0][1]
     assert 10 <= max(int(path.name) for path in saved.glob("[0-9]*")) < 300
     # Then one process with four devices goes on, and ends where one that did all of it does.
     config = sweep.load_config(tmp_path / "config.py", "")
-    ours, theirs = (supervised.run(config, tmp_path / name)["figures"] for name in ("alone", "run"))
-    for name in ("test_loss", "validation_loss", "test_loss_last"):
-        np.testing.assert_allclose(theirs[name], ours[name], rtol=1e-4)
+    monkeypatch.setattr(tlx.report, "write", machines.not_drawn)
+    for name in ("alone", "run"):
+        supervised.run(config, tmp_path / name)
+    assert_same_parameters(tmp_path / "alone", tmp_path / "run")
 
 
 def test_half_an_address_is_refused():

@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from tlx import checksum, event_loop
+from tlx import checksum, event_loop, hosts
 from tlx.errors import UserError, reading
 from tlx.workdir import RESTORE, opened, sealed
 
@@ -152,10 +152,7 @@ class Checkpoints:
     @property
     def best_step(self) -> int:
         self.wait()
-        steps = self._manager.all_steps()
-        if not steps:
-            raise UserError(f"no checkpoint in {self.folder}: did the run get as far as its first evaluation?")
-        return max(steps, key=lambda step: _score(self._manager.metrics(step)))
+        return hosts.from_first(self._best_step)
 
     @property
     def latest_step(self) -> int | None:
@@ -171,23 +168,45 @@ class Checkpoints:
         with self._writing():
             self._manager.close()
 
+    def _best_step(self) -> int:
+        steps = self._manager.all_steps()
+        if not steps:
+            raise UserError(f"no checkpoint in {self.folder}: did the run get as far as its first evaluation?")
+        return max(steps, key=lambda step: _score(self._manager.metrics(step)))
+
     def _restore(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
-        restore = lambda **args: self._manager.restore(step, args=ocp.args.Composite(**args))
-        record = opened(restore(meta=ocp.args.JsonRestore()).meta)
-        # The shapes are ours: orbax would ask tensorstore, which loses 3 kB an array for good each time it is asked.
-        check_same_shapes(record["shapes"], like, where=str(self.folder / str(step)))
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        state = restore(state=ocp.args.StandardRestore(abstract)).state
-        checksum.verify(state, record["checksums"])
-        return state, record["meta"]
+        where = self.folder / str(step)
+
+        def read() -> tuple[PyTree, dict[str, Any], dict[str, int]]:
+            record = read_record(where)
+            # The shapes are ours: orbax would ask tensorstore, which loses 3 kB an array for good each time it is.
+            check_same_shapes(record["shapes"], like, where=str(where))
+            abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+            with _alone(ocp.StandardCheckpointHandler()) as reader:
+                state = reader.restore(where / "state", args=ocp.args.StandardRestore(abstract))
+            return state, record["meta"], record["checksums"]
+
+        # Each host reads its devices' parts, and a damaged file may be one's alone: all go on with it, or none.
+        state, meta, checksums = hosts.all_or_none(read)
+        hosts.all_or_none(lambda: checksum.verify(state, checksums))
+        return state, meta
 
     def _check_scores(self) -> None:
-        """What orbax noted of each checkpoint, by which it keeps and forgets, is what was saved with it."""
+        """What orbax noted of each checkpoint, by which it keeps and forgets, is what was saved with it.
+
+        One that was being forgotten when the process was killed is deleted.
+        """
+        for step in hosts.from_first(self._half_forgotten):
+            self._manager.delete(step)
+        hosts.from_first(self._compare_scores)
+
+    def _half_forgotten(self) -> list[int]:
+        steps = sorted(self._manager.all_steps())
+        return [step for step in steps[:-1] if self._manager.metrics(step) is None]
+
+    def _compare_scores(self) -> None:
         for step in sorted(self._manager.all_steps()):
             where, noted = self.folder / str(step), self._manager.metrics(step)
-            if noted is None and step < self._manager.latest_step():
-                self._manager.delete(step)  # it was being forgotten when the process was killed
-                continue
             try:
                 score = read_record(where)["score"]
             except Exception:  # damaged: skipped when it is to be restored, and said
@@ -217,7 +236,7 @@ def restore_variables(folder: pathlib.Path, step: int) -> PyTree:
     if not path.is_dir():
         raise UserError(f"no checkpoint at {path}: is {folder} complete?")
     try:
-        with ocp.PyTreeCheckpointer() as reader:
+        with _alone(ocp.PyTreeCheckpointHandler()) as reader:
             saved = reader.metadata(path).item_metadata.tree
             # As numpy: the devices that wrote it need not be here.
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
@@ -231,8 +250,15 @@ def restore_variables(folder: pathlib.Path, step: int) -> PyTree:
 
 def read_record(path: pathlib.Path) -> dict[str, Any]:
     """What lies beside the state in the checkpoint at `path`: {"meta", "score", "shapes", "checksums"}."""
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+    with _alone(ocp.JsonCheckpointHandler()) as reader:
         return opened(reader.restore(path / "meta"))
+
+
+def _alone(handler: ocp.CheckpointHandler) -> ocp.Checkpointer:
+    """Reads on this host without a word to the others: orbax would wait for them, ten minutes for one that failed."""
+    here = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(primary_host=here, active_processes={here})
+    return ocp.Checkpointer(handler, multiprocessing_options=options)
 
 
 def check_same_shapes(found: Mapping[str, Sequence[int]], like: PyTree, *, where: str) -> None:

@@ -52,6 +52,16 @@ def join(*, coordinator: str = "", num_processes: int = 0, process_id: int = -1)
         ) from None
 
 
+def count() -> int:
+    """How many there are."""
+    return jax.process_count()
+
+
+def number() -> int:
+    """Of this one, from 0."""
+    return jax.process_index()
+
+
 def is_first() -> bool:
     """Whether this is the host that writes the record, and speaks."""
     return jax.process_index() == 0
@@ -83,6 +93,35 @@ def from_first(make: Callable[[], Any]) -> Any:
     if "error" in said:
         raise UserError(said["error"])
     return said["value"]
+
+
+def all_or_none(do: Callable[[], Any]) -> Any:
+    """What `do()` returns, which may be another thing on each host, if it comes to its end on all of them.
+
+    If one fails, all raise: none is left waiting for a host that went another way. So `do` waits for no other host, or
+    not after anything that may fail on one alone.
+
+    Raises:
+      UserError: one host's, on all.
+      RuntimeError: another exception of one host, with its number and first line; with one host, that exception.
+    """
+    if jax.process_count() == 1:
+        return do()
+    result, failed, said = None, None, None
+    try:
+        result = do()
+    except UserError as e:
+        failed, said = e, {"error": str(e)}
+    except Exception as e:
+        failed, said = e, {"failed": f"{type(e).__name__}: {_first_line(e)}"}
+    content = np.frombuffer(json.dumps(said).encode(), np.uint8)
+    size = int(multihost_utils.process_allgather(np.int32(len(content))).max())
+    padded = np.pad(content, (0, size - len(content)), constant_values=ord(" "))
+    for host, line in enumerate(multihost_utils.process_allgather(padded)):
+        if said := json.loads(line.tobytes()):
+            error = UserError(said["error"]) if "error" in said else RuntimeError(f"host {host}: {said['failed']}")
+            raise error from failed
+    return result
 
 
 def fetch(x: jax.Array) -> np.ndarray:

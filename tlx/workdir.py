@@ -15,8 +15,10 @@ import fcntl
 import json
 import os
 import pathlib
+import secrets
 import shutil
 import tempfile
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, TextIO
@@ -34,6 +36,9 @@ RESTORE = "restore it, or run again with --overwrite"
 
 # What ails a disk or a folder, and not the program.
 _NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+# Seconds until what one host wrote is seen by all: network disks may go by what they knew for up to a minute.
+SEEN_WITHIN = 90.0
 
 # All that a run makes. `--overwrite` removes these and nothing else, whatever folder it was pointed at.
 OWN = (
@@ -54,16 +59,19 @@ def open_workdir(
     second process out until the first ends, however it ends.
 
     Raises:
-      UserError: the path is a file, not writable, in use (InUse), or holds a run of another config.
+      UserError: the path is a file, not writable, in use (InUse), or holds a run of another config; or it is not the
+        same folder on all hosts.
     """
     workdir = pathlib.Path(path).expanduser()
     with contextlib.ExitStack() as held:
 
-        def take() -> None:
-            held.enter_context(_lock(workdir))
+        def take() -> str:
+            lock = held.enter_context(_lock(workdir))
             _check(workdir, config, any_config=overwrite or from_round > 0)
+            return _mark(workdir, lock) if hosts.count() > 1 else ""
 
-        hosts.from_first(take)
+        mark = hosts.from_first(take)
+        hosts.all_or_none(lambda: _find(workdir, mark))
         yield workdir
 
 
@@ -82,6 +90,34 @@ def _lock(workdir: pathlib.Path) -> TextIO:
         lock.close()
         raise InUse(f"workdir {workdir} is in use by another process: wait for it or stop it") from None
     return lock
+
+
+def _mark(workdir: pathlib.Path, lock: TextIO) -> str:
+    """Writes into the lock's file a word that was never there before, and returns it."""
+    word = secrets.token_hex(8)
+    with writable(workdir):
+        lock.truncate(0)
+        lock.write(word)
+        lock.flush()
+        os.fsync(lock.fileno())
+    return word
+
+
+def _find(workdir: pathlib.Path, mark: str) -> None:
+    """Returns when the first host's mark is to be read here, or raises UserError where it never is."""
+    if not mark:
+        return
+    deadline = time.monotonic() + SEEN_WITHIN
+    while True:
+        with contextlib.suppress(OSError):
+            if (workdir / ".lock").read_text() == mark:
+                return
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"workdir {workdir} is another folder on host {hosts.number()} than on host 0: "
+                "choose a --workdir on a disk that all hosts see"
+            )
+        time.sleep(0.1)
 
 
 def begin(workdir: pathlib.Path, config: dict[str, Any], *, overwrite: bool = False) -> None:

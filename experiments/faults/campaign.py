@@ -76,6 +76,9 @@ FAULTS: dict[str, Callable[[Given], Iterator[Trial]]] = {
     "hosts": lambda g: kills.one_of_two_hosts(
         g.folder, [(1, "checkpoints/round_1/2"), (0, "checkpoints/round_1/2"), (1, "checkpoints/round_2/*tmp*")]
     ),
+    "hosts_damages": lambda g: damage.of_two_hosts(
+        g.folder, [(i, how) for i in range(2) for how in ("a bit flipped", "cut off")], g.rng("hosts_damages")
+    ),
 }
 # What the tests do of it.
 SHORT: dict[str, Callable[[Given], Iterator[Trial]]] = {

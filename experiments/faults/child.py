@@ -94,7 +94,7 @@ class Child:
         return self.output.read_text(errors="replace")
 
 
-def start(workdir: pathlib.Path, prepare: Callable[[], None] = lambda: None) -> Child:
+def start(workdir: pathlib.Path, prepare: Callable[[], None] = lambda: None, harness: str = "jit") -> Child:
     """Runs, or goes on with, the small run in `workdir`. `prepare` is called in the child, before."""
     handle, output = tempfile.mkstemp(prefix="child-", suffix=".txt")
     sys.stdout.flush()
@@ -110,7 +110,7 @@ def start(workdir: pathlib.Path, prepare: Callable[[], None] = lambda: None) -> 
         # Drawing the report takes longer than all the rest, and nothing is read from it.
         tlx.report.write = lambda folder: (folder / "report.html").write_text("not drawn")
         prepare()
-        self_train.run(small_run.config(), workdir)
+        self_train.run(small_run.config(harness), workdir)
         pathlib.Path(output).with_suffix(".json").write_text(json.dumps(small_run.end(workdir)))
         code = 0
     except UserError as e:

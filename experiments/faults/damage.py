@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from experiments.faults import kills
 from experiments.faults.child import start
-from experiments.faults.trial import Trial, judge
+from experiments.faults.small_run import where
+from experiments.faults.trial import LOST, Trial, judge
 
 # What the folder's files are; those that a run has none of yet are passed over.
 KINDS = {
@@ -53,6 +55,37 @@ def files(
 
             outcome, said = judge(start(workdir).wait(), undisturbed, mended)
             yield Trial(f"{kind}: {how}", f"{state} run, {path} {at}", state, outcome, said)
+
+
+def of_two_hosts(folder: pathlib.Path, victims: list[tuple[int, str]], rng: np.random.Generator) -> Iterator[Trial]:
+    """Two processes between which the state is split; in the newest checkpoint, the part of one is damaged.
+
+    Both were killed, and both go on: with the checkpoint before it, since one of them cannot read this one.
+
+    Args:
+      folder: for their runs.
+      victims: (whose part, "a bit flipped" or "cut off").
+    """
+    whole = [child.wait() for child in kills.two(folder / "whole", "fsdp")]
+    half = folder / "half"
+    both = kills.two(half, "fsdp")
+    both[0].wait((half / "checkpoints/round_2/4").exists)
+    for child in both:
+        child.kill()
+    state = where(half)
+    newest = max((half / "checkpoints/round_2").glob("[0-9]"), key=lambda path: int(path.name))
+    for victim, how in victims:
+        workdir = folder / "run"
+        shutil.rmtree(workdir, ignore_errors=True)
+        shutil.copytree(half, workdir)
+        files = (workdir / newest.relative_to(half) / f"state/ocdbt.process_{victim}/d").iterdir()
+        path = max(files, key=lambda path: path.stat().st_size)
+        at = _damage(path, how, rng)
+        again = [child.wait() for child in kills.two(workdir, "fsdp")]
+        outcome, said = judge(again[0], whole[0].end, lambda again=again: again[0])
+        if again[1].code != again[0].code:
+            outcome, said = LOST, f"host 1: {again[1].last_line}"
+        yield Trial(f"of two hosts' checkpoint: {how}", f"host {victim}'s part, {at}", state, outcome, said)
 
 
 def _damage(path: pathlib.Path, how: str, rng: np.random.Generator) -> str:

@@ -80,16 +80,16 @@ def one_of_two_hosts(folder: pathlib.Path, moments: list[tuple[int, str]]) -> It
       folder: for their runs.
       moments: (which host, pattern of the file).
     """
-    whole = [child.wait() for child in _two(folder / "whole")]
+    whole = [child.wait() for child in two(folder / "whole")]
     for number, (victim, pattern) in enumerate(moments):
         workdir = folder / f"run{number}"
-        both = _two(workdir)
+        both = two(workdir)
         both[victim].wait(lambda workdir=workdir, pattern=pattern: any(workdir.glob(pattern))).kill()
         hit, other = where(workdir), both[1 - victim]
         killed = time.monotonic()
         other.wait()
         took = time.monotonic() - killed
-        again = [child.wait() for child in _two(workdir)]
+        again = [child.wait() for child in two(workdir)]
         outcome, said = judge(again[0], whole[0].end, lambda again=again: again[0])
         # jax ends a host that has lost another: from a thread of C++, with a line and SIGABRT, before Python can speak.
         ended = "another task died" if "another task died" in other.said else other.last_line
@@ -99,12 +99,13 @@ def one_of_two_hosts(folder: pathlib.Path, moments: list[tuple[int, str]]) -> It
         yield Trial("a host dies", f"host {victim} of 0 and 1", hit, outcome, said)
 
 
-def _two(workdir: pathlib.Path) -> list[Child]:
+def two(workdir: pathlib.Path, harness: str = "jit") -> list[Child]:
+    """The small run of two processes that run together."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
     join = lambda i: lambda: hosts.join(coordinator=address, num_processes=2, process_id=i)
-    return [start(workdir, join(i)) for i in range(2)]
+    return [start(workdir, join(i), harness) for i in range(2)]
 
 
 def _die(*args: Any, **kwargs: Any) -> None:

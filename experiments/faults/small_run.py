@@ -18,10 +18,10 @@ PHASES = ("teacher", "round_1", "round_2")
 CURVES = "curves"
 
 
-def config() -> ConfigDict:
+def config(harness: str = "jit") -> ConfigDict:
     """A teacher and two students on digits, each with three evaluations and checkpoints."""
     made = self_train.default_config()
-    made.name = "faults"
+    made.name, made.parallel = "faults", harness
     made.rounds = len(PHASES) - 1
     made.data.update(labels_per_class=5, validation=50)
     for section in (made.teacher, made.student):
