@@ -27,7 +27,6 @@ HARNESSES = os.environ.get("TLX_TEST_HARNESSES", "jit").split(",")
 # Self-training has most that can go wrong: three phases, pseudo-labels, a ledger.
 RUNS = ("self_train", *(("supervised", "distill", "semi_supervised") if len(HARNESSES) > 1 else ()))
 RUNS = tuple(name for name in machines.RECIPES if name in RUNS)
-MIDROUND = 12  # the question whether to stop that is asked in the first student's training, between two evaluations
 # (harness, what is done to a file of the newest checkpoint, of the part of which host)
 DAMAGES = [("fsdp", "cut", 1), ("fsdp", "flip", 1), ("jit", "cut", 0)]
 
@@ -38,7 +37,7 @@ def as_child(folder, process):
     train(folder / f"host{process}")
     machines.run_recipes(folder / "hosts", HARNESSES, RUNS)
     tlx.report.write = machines.not_drawn
-    machines.stop(folder / "down", "fsdp", MIDROUND)
+    machines.stop(folder / "down", "fsdp")
     self_train.run(machines.small(self_train, parallel="jit"), folder / "up")
     said = {" ".join(map(str, damage)): restore_damaged(folder, process, *damage) for damage in DAMAGES}
     said["own"] = open_own(folder / f"own{process}")
@@ -161,7 +160,7 @@ def assert_same_parameters(run, other):
 @pytest.fixture(scope="module")
 def two_hosts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hosts")
-    machines.stop(folder / "up", "jit", MIDROUND)  # one process of four devices; the two go on with it
+    machines.stop(folder / "up", "jit")  # one process of four devices; the two go on with it
     lines = f"sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})\nimport test_hosts\n"
     lines += f"test_hosts.as_child({str(folder)!r}, {{process}})"
     for i, (code, said, err) in enumerate(machines.ends(machines.start_children(lines, processes=2, devices=2))):

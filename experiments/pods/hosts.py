@@ -27,7 +27,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tlx import checksum, parallel
-from tlx.checkpoint import restore_variables
+from tlx.checkpoint import Checkpoints, restore_variables
 from tlx.preemption import Preempted, Preemption
 from tlx.recipes import distill, self_train, semi_supervised, supervised
 from tlx.sweep_table import update_table
@@ -85,21 +85,26 @@ def not_drawn(folder: pathlib.Path) -> pathlib.Path:
     return folder / "report.html"
 
 
-def stop(folder: str | os.PathLike, harness: str, question: int) -> None:
-    """A self-training run that all hosts are asked to stop at once: at that question whether they should, from 1."""
-    questions = itertools.count(1)
+def stop(folder: str | os.PathLike, harness: str) -> None:
+    """A self-training run that all hosts are asked to stop at once, in the first student, a step after a checkpoint."""
+    since: list[int] = []  # that checkpoint: how often was asked
+
+    def save(checkpoints: Checkpoints, *args: Any) -> None:
+        saves(checkpoints, *args)
+        since.extend([0] * (checkpoints.folder.name == "round_1" and not since))
 
     def asked(preemption: Preemption) -> bool:
-        if next(questions) == question:
-            preemption.requested = signal.SIGTERM
+        if since:
+            since[0] += 1
+            preemption.requested = signal.SIGTERM if since[0] == 2 else preemption.requested
         return preemption.requested is not None
 
-    before, Preemption.asked = Preemption.asked, asked
+    (saves, Checkpoints.save), (asks, Preemption.asked) = (Checkpoints.save, save), (Preemption.asked, asked)
     try:
         with contextlib.suppress(Preempted):
             self_train.run(small(self_train, parallel=harness), folder)
     finally:
-        Preemption.asked = before
+        Checkpoints.save, Preemption.asked = saves, asks
 
 
 def start(*arguments: Any, processes: int = 2) -> list[subprocess.Popen]:
@@ -174,7 +179,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="tlx-hosts-") as name:
         folder = pathlib.Path(name)
         for machine, (processes, devices) in MACHINES.items():
-            lines = f"import tlx.report\ntlx.report.write = hosts.not_drawn\nhosts.run_recipes({str(folder / machine)!r}, {harnesses}, {recipes})"
+            lines = "import tlx.report\ntlx.report.write = hosts.not_drawn\n"
+            lines += f"hosts.run_recipes({str(folder / machine)!r}, {harnesses}, {recipes})"
             for code, _, err in ends(start_children(lines, processes=processes, devices=devices)):
                 if code:
                     print(f"{machine}: {err[-2000:]}", file=sys.stderr)
