@@ -14,7 +14,7 @@ import PIL.Image
 import pytest
 
 from tlx import config as config_lib
-from tlx import sweep
+from tlx import loop, sweep
 from tlx.checkpoint import restore_variables
 from tlx.data import reader, source
 from tlx.errors import UserError
@@ -185,10 +185,21 @@ def test_resume_across_an_unfreeze(tmp_path, monkeypatch, at):
     jax.tree.map(np.testing.assert_array_equal, *final)
 
 
+def test_metrics_do_not_pile_up_on_the_device(tmp_path, monkeypatch):
+    """Fetched every two steps or all at the evaluation: the curves are the same, to the bit."""
+    config, fetched, collect = small_supervised(**{"train.eval_every": 6}), [], loop._collect
+    supervised.run(config, tmp_path / "whole")
+    monkeypatch.setattr(loop, "KEPT", 2)
+    monkeypatch.setattr(
+        loop, "_collect", lambda sums, kept, *rest: fetched.append(len(kept)) or collect(sums, kept, *rest)
+    )
+    supervised.run(config, tmp_path / "often")
+    assert max(fetched) <= 2 + 2 and sum(fetched) == 6
+    assert curves(tmp_path / "often") == curves(tmp_path / "whole")
+
+
 def test_a_stop_between_two_evaluations_changes_no_curve(tmp_path, monkeypatch):
     """The sums of the interval under way are in the checkpoint."""
-    from tlx import loop
-
     config = small_supervised(**{"train.eval_every": 6})
     supervised.run(config, tmp_path / "whole")
     collect, fit = loop._collect, loop.fit
