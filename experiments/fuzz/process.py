@@ -33,6 +33,7 @@ def run(module: str, name: str, *, seconds: float, seed: int) -> dict[str, Any]:
         # Each thread's arena of malloc takes address space, which is what the memory limit counts.
         environment = {**os.environ, "MALLOC_ARENA_MAX": "2", "JAX_PLATFORMS": "cpu"}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+        environment["HYPOTHESIS_STORAGE_DIRECTORY"] = str(pathlib.Path(top, "hypothesis"))
         environment["TMPDIR"] = str(around / "temporary")
         started = time.monotonic()
         with open(errors, "w") as log:
@@ -50,7 +51,9 @@ def run(module: str, name: str, *, seconds: float, seed: int) -> dict[str, Any]:
     record = empty | record
     if died or not record["tried"]:
         last = "; ".join(said.splitlines()[-3:])
-        died = died if isinstance(died, str) else f"the process ended with {died}: {last}"
+        died = (
+            (died if isinstance(died, str) else f"the process ended with {died}: {last}") if died else "tried nothing"
+        )
         record["findings"].append({"where": "the process", "count": 1, "said": died[:600]})
     if edges := re.findall(r"cov: (\d+)", said):  # libFuzzer's: after the seeds, and at last
         record["edges"] = [int(edges[0]), int(edges[-1])]
