@@ -33,7 +33,7 @@ def run(module: str, name: str, *, seconds: float, seed: int) -> dict[str, Any]:
         # Each thread's arena of malloc takes address space, which is what the memory limit counts.
         environment = {**os.environ, "MALLOC_ARENA_MAX": "2", "JAX_PLATFORMS": "cpu"}
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
-        environment["HYPOTHESIS_STORAGE_DIRECTORY"] = str(pathlib.Path(top, "hypothesis"))
+        environment["HYPOTHESIS_STORAGE_DIRECTORY"] = str(_ROOT / ".hypothesis")  # what it knows of the code, kept
         environment["TMPDIR"] = str(around / "temporary")
         started = time.monotonic()
         with open(errors, "w") as log:
