@@ -3,6 +3,7 @@ import gzip
 import hashlib
 import io
 import json
+import shutil
 import struct
 import sys
 
@@ -367,6 +368,92 @@ def test_datasets_of_another_kind(tmp_path, options, message):
     prepare_photos(tmp_path, **options)
     with pytest.raises(UserError, match=message):
         source.load("tiny_photos", data_dir=str(tmp_path))
+
+
+def edit_json(path, change):
+    record = json.loads(path.read_text())
+    change(record)
+    path.write_text(json.dumps(record))
+
+
+def foreign(record):
+    record["pythonClassName"] = "not_of_tfds.Features"
+
+
+def foreign_within(record):
+    inner = {"type": "not_of_tfds.Features", "content": {}}
+    whole = {"type": "tensorflow_datasets.core.features.features_dict.FeaturesDict", "content": {"image": inner}}
+    record.update(pythonClassName=whole["type"], jsonFeature={"json": json.dumps(whole["content"])})
+    del record["featuresDict"]
+
+
+DAMAGE = {  # of a dataset that tfds prepared: file, what befalls it, what is said
+    "no features": ("features.json", lambda path: path.unlink(), "features.json cannot be read .No such file"),
+    "cut features": ("features.json", lambda path: path.write_text("{"), "features.json cannot be read .*delete"),
+    "other features": (
+        "features.json",
+        lambda path: path.write_text("[]"),
+        "1.2.0 cannot be read .*delete that folder",
+    ),
+    "cut notes": ("dataset_info.json", lambda path: path.write_text("{"), "1.2.0 cannot be read .*delete that folder"),
+    "too many records": (
+        "dataset_info.json",
+        lambda path: edit_json(path, lambda record: record["splits"][0].update(shardLengths=["3000000000"])),
+        "1.2.0 notes 3,000,000,000 records of train in files of .*delete that folder",
+    ),
+    "cut records": (
+        "tiny_photos-train.array_record-00000-of-00001",
+        lambda path: path.write_bytes(path.read_bytes()[:-1000]),
+        "1.2.0 cannot be read .*delete that folder",
+    ),
+    "odd label": ("tlx-train-label.npy", lambda path: np.save(path, np.full(5, 7, np.int32)), "1.2.0: label 0 is 7"),
+    "foreign": (
+        "features.json",
+        lambda path: edit_json(path, foreign),
+        "'not_of_tfds.Features', and tlx does not run a dataset's own code",
+    ),
+    "foreign within": (
+        "features.json",
+        lambda path: edit_json(path, foreign_within),
+        "'not_of_tfds.Features', and tlx does not run a dataset's own code",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    prepare_photos(folder)
+    source.load("tiny_photos", data_dir=str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_damaged_dataset(tmp_path, monkeypatch, photos, case):
+    shutil.copytree(photos, tmp_path / "data")
+    (tmp_path / "not_of_tfds.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    file, befalls, message = DAMAGE[case]
+    befalls(tmp_path / "data" / "tiny_photos" / "1.2.0" / file)
+    with pytest.raises(UserError, match=message):
+        source.load("tiny_photos", data_dir=str(tmp_path / "data"))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_dataset_of_ours_with_damaged_notes(tmp_path, digits):
+    shutil.copytree(digits[1] / "digits", tmp_path / "digits")
+    (tmp_path / "digits" / "1.0.0" / "dataset_info.json").write_text("{")
+    with pytest.raises(UserError, match="digits cannot be read .*delete that folder, and it is prepared anew"):
+        source.load("digits", data_dir=str(tmp_path))
+
+
+def test_a_damaged_note_of_the_default_config(tmp_path):
+    for name in ("large", "small"):
+        (tmp_path / "x" / name / "1.0.0").mkdir(parents=True)
+    (tmp_path / "x" / ".config").mkdir()
+    (tmp_path / "x" / ".config" / "metadata.json").write_text("[]")
+    with pytest.raises(UserError, match="metadata.json cannot be read .*delete it, or name one of large, small"):
+        source.load("x", data_dir=str(tmp_path))
 
 
 GOOD = np.zeros((4, 2, 2, 1), np.float32)

@@ -1,5 +1,6 @@
 """The bad-input campaign in small (`python -m experiments.fuzz.campaign`), and that it notices what it is there for."""
 
+import ctypes
 import gzip
 import os
 import pathlib
@@ -11,7 +12,11 @@ import hypothesis
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
+from experiments.fuzz.fed import FED
+from experiments.fuzz.tally import run_target
+from experiments.fuzz.target import Target
 from experiments.fuzz.targets import TARGETS
 from experiments.fuzz.watch import judge
 from experiments.fuzz.weight_targets import legacy, zipped
@@ -22,6 +27,7 @@ from tlx.pretrained import weights
 # A few milliseconds an input; and the others, which draw, restore, prepare or load a config.
 QUICK = 20
 SLOW = {"report": 2, "comparison": 2, "photographs": 4, "checkpoint": 3, "run": 8, "sweep_results": 8}
+SLOW |= {"prepared": 3, "prepared_again": 2}
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -44,6 +50,39 @@ def test_what_is_damaged_is_read_or_refused_in_one_line(name, tmp_path):
         assert outcome.kind in ("read", "refused"), outcome
 
     attempt()
+
+
+@pytest.mark.parametrize("name", FED)
+def test_what_atheris_begins_with_is_read_or_refused(name, tmp_path):
+    """Without atheris: most of the bytes that it mutates are read, and no bytes at all are refused."""
+    fed = FED[name](tmp_path)
+    look = lambda content: judge(lambda: fed.target.read(fed.example(content)), folder=tmp_path, names=fed.target.names)
+    kinds = [look(seed).kind for seed in fed.seeds]
+    assert set(kinds) <= {"read", "refused"} and 2 * kinds.count("read") >= len(kinds), kinds
+    assert look(b"").kind == ("read" if name == "config_argument" else "refused")
+
+
+def test_what_is_written_around_the_folder_is_found(tmp_path):
+    """By C, which raises no audit event; made, changed, and made and removed again."""
+    folder = tmp_path / "inputs"
+    for made in (folder, tmp_path / "temporary"):
+        made.mkdir()
+    (tmp_path / "here").write_text("")
+    libc = ctypes.CDLL(None)
+
+    def write(outside):
+        (folder / "inside").write_text("x")
+        if outside:
+            os.close(libc.creat(os.fsencode(tmp_path / "made"), 0o600))
+            libc.truncate(os.fsencode(tmp_path / "here"), ctypes.c_long(9))
+            os.close(libc.creat(os.fsencode(tmp_path / "temporary" / "x"), 0o600))
+            libc.unlink(os.fsencode(tmp_path / "temporary" / "x"))
+
+    for examples, changed in (([False], []), ([True], ["here was changed", "made was made", "temporary was changed"])):
+        target = Target(False, st.sampled_from(examples), write, ("x",))
+        tally = run_target(lambda _, target=target: target, folder, seconds=0.05, seed=0)
+        assert tally.read and tally.changed == changed
+        assert [found["count"] for found in tally.record()["findings"]] == ([3] if changed else [])
 
 
 def hang():

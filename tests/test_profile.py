@@ -5,6 +5,7 @@ import pathlib
 import pytest
 
 from tlx import profile
+from tlx.errors import UserError
 from tlx.recipes import supervised
 
 
@@ -67,3 +68,13 @@ def test_what_is_too_short_is_not_traced(tmp_path):
             looked.look(None, ())
         looked.close()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_trace_is_said_and_the_run_goes_on(tmp_path, capsys):
+    (tmp_path / "x.xplane.pb").write_bytes(b"damaged")
+    with pytest.raises(UserError, match="x.xplane.pb cannot be read .*trace the run again"):
+        profile.operations(tmp_path / "x.xplane.pb")
+    profiler = profile.Profiler(0)
+    profiler._folder = tmp_path
+    profiler._show()
+    assert "x.xplane.pb cannot be read" in capsys.readouterr().out

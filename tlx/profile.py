@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
+import rich.markup
 
 from tlx import progress
+from tlx.errors import UserError, reading
 
 FIRST, STEPS = 5, 10  # of the steps that a loop takes, those in the trace: 5 to 14
 MOST = 5
@@ -66,7 +68,10 @@ class Profiler:
 
     def _show(self) -> None:
         (path,) = sorted(self._folder.rglob("*.xplane.pb"))[-1:]
-        costs = operations(path)
+        try:
+            costs = operations(path)
+        except UserError as e:  # of a full disk, say: the run is none the worse
+            return progress.say(f"[yellow]{rich.markup.escape(str(e))}[/yellow]")
         if not costs:  # a backend that names its operations otherwise: the trace is there, and the run goes on
             return progress.say(f"trace, in which no operation is named as expected: {path.parent}")
         whole = {program: sum(of.values()) for program, of in costs.items()}
@@ -83,14 +88,18 @@ class Profiler:
 
 
 def operations(path: pathlib.Path) -> dict[tuple[str, str], dict[str, float]]:
-    """(program's name, its number) -> operation -> seconds, over all threads, without what was called within it."""
+    """(program's name, its number) -> operation -> seconds, over all threads, without what was called within it.
+
+    Raises UserError for a trace that is damaged.
+    """
     costs: dict[tuple[str, str], dict[str, float]] = {}
-    for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
-        for line in plane.lines:
-            events = ((event.start_ns, event.duration_ns, dict(event.stats)) for event in line.events)
-            for stats, nanoseconds in _own_time(event for event in events if "hlo_op" in event[2]):
-                of = costs.setdefault((str(stats.get("hlo_module", "?")), str(stats.get("program_id", ""))), {})
-                of[str(stats["hlo_op"])] = of.get(str(stats["hlo_op"]), 0.0) + 1e-9 * nanoseconds
+    with reading(path, remedy="trace the run again"):
+        for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
+            for line in plane.lines:
+                events = ((event.start_ns, event.duration_ns, dict(event.stats)) for event in line.events)
+                for stats, nanoseconds in _own_time(event for event in events if "hlo_op" in event[2]):
+                    of = costs.setdefault((str(stats.get("hlo_module", "?")), str(stats.get("program_id", ""))), {})
+                    of[str(stats["hlo_op"])] = of.get(str(stats["hlo_op"]), 0.0) + 1e-9 * nanoseconds
     return costs
 
 

@@ -24,18 +24,24 @@ _PIXELS = np.random.default_rng(0).integers(0, 256, (10, 12, 3), np.uint8)
 
 
 def idx(folder: pathlib.Path) -> Target:
-    files, plain = {}, []
-    for stem, count in (("train", 6), ("t10k", 3)):
+    contents = idx_files(folder)
+    inside = damaged(*contents.values())
+    compressed = lambda path, plain: plain.map(gzip.compress) if path.suffix == ".gz" else plain
+    files = {path: st.one_of(damaged(path.read_bytes()), compressed(path, inside)) for path in contents}
+    return one_of_files(files, lambda: read_idx_dir(folder), names=("ubyte", str(folder)))
+
+
+def idx_files(folder: pathlib.Path) -> dict[pathlib.Path, bytes]:
+    """Writes MNIST's four files, of six images and three, the latter gzipped; returns what is in them."""
+    contents = {}
+    for stem, count, end in (("train", 6, ""), ("t10k", 3, ".gz")):
         images = struct.pack(">4I", 0x0803, count, 4, 4) + _PIXELS.tobytes()[: 16 * count]
         labels = struct.pack(">2I", 0x0801, count) + bytes(i % 2 for i in range(count))
-        plain += [images, labels]
         for kind, rank, content in (("images", 3, images), ("labels", 1, labels)):
-            compressed = stem == "t10k"
-            path = folder / f"{stem}-{kind}-idx{rank}-ubyte{'.gz' if compressed else ''}"
-            path.write_bytes(gzip.compress(content, mtime=0) if compressed else content)
-            inside = damaged(content, *plain)
-            files[path] = st.one_of(damaged(path.read_bytes()), inside.map(gzip.compress) if compressed else inside)
-    return one_of_files(files, lambda: read_idx_dir(folder), names=("ubyte", str(folder)))
+            path = folder / f"{stem}-{kind}-idx{rank}-ubyte{end}"
+            path.write_bytes(gzip.compress(content, mtime=0) if end else content)
+            contents[path] = content
+    return contents
 
 
 def photographs(folder: pathlib.Path) -> Target:

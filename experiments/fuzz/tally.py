@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import json
 import pathlib
 import re
 import time
@@ -11,6 +12,7 @@ from typing import Any
 import hypothesis
 from hypothesis import HealthCheck, Phase, given, settings
 
+from experiments.fuzz.around import changes, listing
 from experiments.fuzz.target import Target
 from experiments.fuzz.watch import Outcome, judge
 
@@ -24,6 +26,7 @@ class Tally:
     Attributes:
       read, refused: inputs that were.
       findings: (where, kind of error) -> count, and what was said of the first input and the input.
+      changed: a line for each change around the target's folder, see `around.changes`.
       messages: refusals by their text without paths, quoted values and numbers.
     """
 
@@ -31,6 +34,7 @@ class Tally:
     refused: int = 0
     findings: dict[tuple[str, str], list] = dataclasses.field(default_factory=dict)
     messages: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    changed: list[str] = dataclasses.field(default_factory=list)
 
     def add(self, outcome: Outcome, example: Any, folder: pathlib.Path) -> None:
         if outcome.kind == "read":
@@ -50,11 +54,17 @@ class Tally:
             {"where": where, "count": count, "said": said, "example": example[:20_000]}
             for (where, _), (count, said, example) in self.findings.items()
         ]
+        tried = self.read + self.refused + sum(each["count"] for each in found)
+        if self.changed:
+            found.append(
+                {"where": "around the folder", "count": len(self.changed), "said": "; ".join(self.changed[:3])}
+            )
         return {
-            "tried": self.read + self.refused + sum(each["count"] for each in found),
+            "tried": tried,
             "read": self.read,
             "refused": self.refused,
             "findings": found,
+            "changed_around": len(self.changed),
             "kinds": len(self.messages),
             "messages": dict(self.messages.most_common(12)),
         }
@@ -88,11 +98,8 @@ def run_target(
     Raises:
       RuntimeError: the valid input is not read.
     """
-    target, tally = begin(folder), Tally()
-    target.read(target.valid)  # imports, and whatever is written once
-    if (outcome := judge(lambda: target.read(target.valid), folder=folder, names=target.names)).kind != "read":
-        raise RuntimeError(f"the valid input is not read: {outcome}")
-    end = time.monotonic() + seconds
+    target, tally = start(begin, folder), Tally()
+    before, end = listing(folder), time.monotonic() + seconds
 
     @settings(
         max_examples=_BATCH,
@@ -111,4 +118,27 @@ def run_target(
     while time.monotonic() < end:
         hypothesis.seed(seed)(attempt)()
         seed += 1
+    tally.changed = changes(before, listing(folder))
     return tally
+
+
+def start(begin: Callable[[pathlib.Path], Target], folder: pathlib.Path) -> Target:
+    """A target whose valid input was read once, with what that imports and writes; RuntimeError if it is not read."""
+    target = begin(folder)
+    target.read(target.valid)
+    if (outcome := judge(lambda: target.read(target.valid), folder=folder, names=target.names)).kind != "read":
+        raise RuntimeError(f"the valid input is not read: {outcome}")
+    return target
+
+
+def keeper(into: pathlib.Path) -> Callable[[Tally], None]:
+    """Writes a tally's record now and then: what is known when the process dies."""
+    written = time.monotonic()
+
+    def keep(tally: Tally) -> None:
+        nonlocal written
+        if time.monotonic() > written + 2:
+            into.write_text(json.dumps(tally.record()))
+            written = time.monotonic()
+
+    return keep

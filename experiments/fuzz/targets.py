@@ -4,7 +4,7 @@ import functools
 import pathlib
 from collections.abc import Callable
 
-from experiments.fuzz import config_targets, data_targets, run_targets, weight_targets
+from experiments.fuzz import config_targets, data_targets, kept_targets, run_targets, weight_targets
 from experiments.fuzz.target import Target
 
 TARGETS: dict[str, Callable[[pathlib.Path], Target]] = {
@@ -17,6 +17,11 @@ TARGETS: dict[str, Callable[[pathlib.Path], Target]] = {
     "idx": data_targets.idx,
     "photographs": data_targets.photographs,
     "images": data_targets.images,
+    "prepared": functools.partial(kept_targets.prepared, by="name"),
+    "prepared_again": functools.partial(kept_targets.prepared, by="files"),
+    "pseudo_labels": kept_targets.pseudo_labels,
+    "kept_arrays": kept_targets.kept_arrays,
+    "trace": kept_targets.trace,
     "run": run_targets.load,
     "checkpoint": run_targets.checkpoint,
     "export_stablehlo": functools.partial(run_targets.exported, form="stablehlo"),

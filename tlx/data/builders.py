@@ -23,7 +23,7 @@ import PIL.Image
 import tensorflow_datasets as tfds
 
 from tlx import progress
-from tlx.errors import UserError
+from tlx.errors import UserError, reading
 from tlx.npz import DEFLATE_RATIO
 
 Arrays = tuple[np.ndarray, np.ndarray]  # images uint8 [N, H, W], labels [N]
@@ -45,7 +45,8 @@ class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     bar = progress.Bar()
 
     def __init__(self, *, data_dir: str | os.PathLike):
-        super().__init__(data_dir=os.fspath(data_dir), file_format="array_record")
+        with starting(Path(data_dir) / self.name):
+            super().__init__(data_dir=os.fspath(data_dir), file_format="array_record")
 
     def _info(self) -> tfds.core.DatasetInfo:
         return info(self, "scikit-learn's digits", (8, 8, 1), num_classes=10)
@@ -92,7 +93,7 @@ class Idx(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self._num_classes = 1 + max(int(labels.max()) for _, labels in arrays.values())
         self.num_images = sum(len(labels) for _, labels in arrays.values())
         config = tfds.core.BuilderConfig(name=config_name(idx_dir, _digest(arrays)))
-        with quiet():  # tfds warns about every config that is not written into the class
+        with starting(Path(data_dir) / self.name / config.name):
             super().__init__(data_dir=os.fspath(data_dir), config=config, file_format="array_record")
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -143,6 +144,17 @@ def prepare(builder: Any) -> Path:
 def is_prepared(folder: Path) -> bool:
     """Whether tfds has finished with the folder (it renames it into place as a whole)."""
     return (folder / "dataset_info.json").is_file()
+
+
+@contextlib.contextmanager
+def starting(folder: Path) -> Iterator[None]:
+    """For the start of a builder of ours, at which tfds reads what it finds in `folder`, and warns about a config.
+
+    Raises:
+      UserError: what is there is damaged.
+    """
+    with quiet(), reading(folder, remedy="delete that folder, and it is prepared anew"):
+        yield
 
 
 @contextlib.contextmanager

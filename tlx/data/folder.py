@@ -90,7 +90,7 @@ class Folder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True
         key = [(file.path.relative_to(layout.root).as_posix(), file.digest) for file in everything]
         digest = hashlib.sha256(json.dumps([self._shape, key]).encode()).hexdigest()
         config = tfds.core.BuilderConfig(name=builders.config_name(folder, digest))
-        with builders.quiet():
+        with builders.starting(Path(data_dir) / self.name / config.name):
             super().__init__(data_dir=os.fspath(data_dir), config=config, file_format="array_record")
 
     @property

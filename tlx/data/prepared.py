@@ -10,6 +10,7 @@ import math
 import os
 import re
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import tensorflow_datasets as tfds
 
 from tlx.data import builders
 from tlx.errors import UserError, reading
+
+_REMEDY = "delete that folder, and prepare the dataset again"
 
 
 class LazyImages:
@@ -90,10 +93,15 @@ def read(folder: Path, *, in_memory_bytes: int) -> tuple[dict[str, tuple[Images,
       more than `in_memory_bytes` are `LazyImages`.
 
     Raises:
-      UserError: not array_record, or not images of one size with a class label each.
+      UserError: not array_record, or not images of one size with a class label each; or the folder is damaged.
     """
-    builder = tfds.builder_from_directory(folder)
-    name = builder.info.full_name
+    with reading(folder, remedy=_REMEDY):  # tfds, protobuf, array_record and Pillow have types of their own for it
+        _check_features(folder)
+        return _read(tfds.builder_from_directory(folder), in_memory_bytes)
+
+
+def _read(builder: Any, in_memory_bytes: int) -> tuple[dict[str, tuple[Images, np.ndarray]], tuple[str, ...]]:
+    name, folder = builder.info.full_name, builder.data_dir
     if "array_record" not in {form.value for form in builder.info.available_file_formats()}:
         raise UserError(
             f"{folder} is prepared as {builder.info.file_format.value}, which only TensorFlow reads; prepare it in "
@@ -120,8 +128,36 @@ def read(folder: Path, *, in_memory_bytes: int) -> tuple[dict[str, tuple[Images,
     return found, tuple(label.names)
 
 
+def _check_features(folder: Path) -> None:
+    """Raises UserError if features.json names a class that is not tfds's own, whose module tfds would import."""
+    path = folder / "features.json"
+    with reading(path, remedy=_REMEDY):
+        named = list(_classes(json.loads(path.read_text())))
+    if foreign := [name for name in named if not name.startswith("tensorflow_datasets.")]:
+        raise UserError(
+            f"{path} asks for the class {foreign[0][:80]!r}, and tlx does not run a dataset's own code: use a dataset "
+            "of tfds's own features"
+        )
+
+
+def _classes(features: Any) -> Iterator[str]:
+    """What a features.json has under the keys by which tfds finds a class, also in the texts within it."""
+    if isinstance(features, list):
+        for each in features:
+            yield from _classes(each)
+    for key, value in features.items() if isinstance(features, dict) else ():
+        if key in ("pythonClassName", "python_class_name", "type") and isinstance(value, str):
+            yield value
+        yield from _classes(json.loads(value) if key == "json" and isinstance(value, str) else value)
+
+
 def _read_split(builder: Any, split: str, in_memory_bytes: int) -> tuple[Images, np.ndarray]:
     source = builder.as_data_source(split)
+    has = sum(os.path.getsize(path) for path in builder.info.splits[split].filepaths)
+    if len(source) > has:  # a claim, for which memory would be reserved
+        raise UserError(
+            f"{builder.data_dir} notes {len(source):,} records of {split} in files of {has:,} bytes: {_REMEDY}"
+        )
     with builders.quiet():
         source[0]  # tfds advises to install OpenCV at the first image that a process decodes, and only then
     shape = (len(source), *builder.info.features["image"].shape)
@@ -161,7 +197,7 @@ def _records(source: Any, rows: list[int]) -> list[dict[str, Any]]:
     except Exception:  # array_record, protobuf and Pillow have types of their own for it
         for row in rows:
             name = f"{source.dataset_info.data_dir}: record {row} of {source.split}"
-            with reading(name, remedy="delete that folder, and prepare the dataset again"):
+            with reading(name, remedy=_REMEDY):
                 source[row]
         raise
 
@@ -196,7 +232,10 @@ def _default_config(folder: Path) -> Path | None:
     if len(configs) < 2:
         return configs[0] if configs else None
     note = folder / ".config" / "metadata.json"
-    default = json.loads(note.read_text()).get("default_config_name") if note.is_file() else None
+    default = None
+    if note.is_file():
+        with reading(note, remedy=f"delete it, or name one of {', '.join(path.name for path in configs)}"):
+            default = json.loads(note.read_text()).get("default_config_name")
     if folder / str(default) in configs:
         return folder / default
     names = ", ".join(f"{folder.name}/{path.name}" for path in configs)

@@ -14,7 +14,7 @@ from tlx import progress
 from tlx.data import builders, prepared
 from tlx.data.folder import Folder
 from tlx.data.prepared import Images, LazyImages
-from tlx.errors import UserError
+from tlx.errors import UserError, reading
 from tlx.models.options import check_choice, check_count
 
 
@@ -110,8 +110,9 @@ def load(
     splits, class_names = prepared.read(path, in_memory_bytes=in_memory_bytes)
     dataset = Dataset(name, Examples(*splits["train"]), Examples(*splits["test"]), class_names)
     dataset = _select(dataset, classes) if len(classes) else dataset
-    for split in (dataset.train, dataset.test):
-        check_examples(split.images, split.labels, dataset.num_classes)
+    with reading(path):
+        for split in (dataset.train, dataset.test):
+            check_examples(split.images, split.labels, dataset.num_classes)
     _check_classes(dataset)
     return dataset
 
