@@ -13,6 +13,7 @@ Exit codes: 0 the run has finished; 2 bad input, in one line; 143 or 130 stopped
 
 import contextlib
 import pathlib
+import shlex
 import sys
 
 from absl import flags
@@ -60,7 +61,7 @@ def _run(argv: list[str]) -> int:
         with tracing:
             recipe.run(config, WORKDIR.value, overwrite=OVERWRITE.value, **options)
     except Preempted as e:
-        progress.say(f"stopped by {e}; all is saved, go on with: {' '.join(['python -m tlx.main', *argv[1:]])}")
+        progress.say(f"stopped by {e}; all is saved, go on with: python -m tlx.main {shlex.join(argv[1:])}")
         return e.exit_code
     return 0
 

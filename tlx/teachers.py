@@ -266,7 +266,11 @@ def read_logits(
 
 
 def save_logits(path: str | os.PathLike, logits: np.ndarray, *, fingerprint: str) -> None:
-    """Writes a file that `read_logits` takes, with the data that it is about."""
+    """Writes a file that `read_logits` takes, with the data that it is about.
+
+    The logits of the training images `data.train.images` of `data = tlx.data.source.load(...)`, in their order, and
+    `fingerprint=tlx.data.source.fingerprint(data)`. The logarithm of any classifier's probabilities is such logits.
+    """
     np.savez(path, logits=logits, fingerprint=fingerprint)
 
 
