@@ -103,7 +103,7 @@ def load(workdir: pathlib.Path) -> dict[int, dict[str, Any]]:
     """
     found = {}
     for path in (workdir / "pseudo_labels").glob("round_*.json"):
-        number, diagnosis = path.stem.removeprefix("round_"), read_json(path, seal=True)
+        number, diagnosis = path.stem.removeprefix("round_"), read_json(path)
         parts = {"counts", "classes", "bins", "confusions", "dropped"}
         if not number.isdigit() or not isinstance(diagnosis, dict) or not parts <= diagnosis.keys():
             raise UserError(f"{path} does not say what a round's pseudo-labels are: delete it, the report does without")

@@ -11,6 +11,7 @@ that run full, and elsewhere they are skipped, and said to be.
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -61,6 +62,13 @@ def _damages(given: Given) -> Iterator[Trial]:
         yield from damage.files(given.folder, whole, state, given.end, kinds=[*damage.KINDS], rng=rng, **counts)
 
 
+def _a_few_damages(given: Given) -> Iterator[Trial]:
+    damaged = functools.partial(damage.files, given.folder, given.half, "interrupted", given.end)
+    rng = given.rng("damages")
+    yield from damaged(kinds=["checkpoint, arrays", "pseudo_labels/*.npz"], flips=1, cuts=0, rng=rng)
+    yield from damaged(kinds=["phases/*.json"], flips=0, cuts=1, rng=rng)
+
+
 FAULTS: dict[str, Callable[[Given], Iterator[Trial]]] = {
     "kills": lambda g: kills.at_random(g.folder, g.end, seconds=g.seconds, count=g.kills, rng=g.rng("kills")),
     "writes": lambda g: kills.in_writes(g.folder, g.end),
@@ -82,18 +90,9 @@ FAULTS: dict[str, Callable[[Given], Iterator[Trial]]] = {
 }
 # What the tests do of it.
 SHORT: dict[str, Callable[[Given], Iterator[Trial]]] = {
-    "kills": lambda g: kills.at_random(g.folder, g.end, seconds=g.seconds, count=2, rng=g.rng("kills")),
+    "kills": lambda g: kills.at_random(g.folder, g.end, seconds=g.seconds, count=1, rng=g.rng("kills")),
     "writes": FAULTS["writes"],
-    "damages": lambda g: damage.files(
-        g.folder,
-        g.half,
-        "interrupted",
-        g.end,
-        kinds=["checkpoint, arrays", "phases/*.json", "pseudo_labels/*.npz"],
-        flips=1,
-        cuts=1,
-        rng=g.rng("damages"),
-    ),
+    "damages": _a_few_damages,
     "quota": lambda g: surroundings.no_large_files(g.folder, g.end, [10_000]),
     "permissions": lambda g: surroundings.read_only(g.folder, g.half, g.end, mounts=False),
     "clocks": lambda g: surroundings.jumping_clocks(g.folder, g.end, [3 * g.seed]),

@@ -67,7 +67,7 @@ def load_run(path: str | os.PathLike) -> TrainedRun:
         raise UserError(f"{path} is not the folder of a tlx run (no config.json): train one with `python -m tlx.main`")
     if not (path / "result.json").exists():
         raise UserError(f"{path} is unfinished (no result.json): run its command again, it goes on where it stopped")
-    result, task = (read_json(path / name, seal=True) for name in ("result.json", "task.json"))
+    result, task = (read_json(path / name) for name in ("result.json", "task.json"))
     with reading(path, remedy=f"a record in it is damaged: {RESTORE}"):
         selected, (class_names, image_shape) = result["selected"], read_task(task)
         model, takes = rebuild(selected, num_classes=len(class_names))
