@@ -11,10 +11,10 @@ from experiments.soak import soak
 def test_some_students_in_a_row_compile_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(soak, "WARM", 0.0)
     monkeypatch.setattr(soak, "LIMIT", 1.0)  # seconds say nothing of memory
-    options = ["--students=4", "--steps=10", "--every=0.01", f"--into={tmp_path / 'results.json'}"]
+    options = ["--students=3", "--steps=10", "--every=0.01", f"--into={tmp_path / 'results.json'}"]
     assert soak.main(options) == 0
     verdict = json.loads((tmp_path / "results.json").read_text())["verdict"]
-    assert verdict["students"] >= 4 and verdict["compiled"] == 0
+    assert verdict["students"] >= 3 and verdict["compiled"] == 0
     assert f'"students": {verdict["students"]}' in capsys.readouterr().out
 
 
