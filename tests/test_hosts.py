@@ -194,26 +194,20 @@ def test_two_hosts_learn_what_one_does(read, tmp_path, devices):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """Number of devices -> the folder of what one process made on them."""
-
-    @functools.cache
-    def run(devices):
-        folder = tmp_path_factory.mktemp("alone")
-        with pytest.MonkeyPatch.context() as monkeypatch:
-            on(monkeypatch, devices)
-            machines.run_recipes(folder, HARNESSES, RUNS)
-        return folder
-
-    return run
+    """The folder of what one process made on one device."""
+    folder = tmp_path_factory.mktemp("alone")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        on(monkeypatch, 1)
+        machines.run_recipes(folder, HARNESSES, RUNS)
+    return folder
 
 
 @pytest.mark.parametrize("mode", HARNESSES)
 @pytest.mark.parametrize("name", RUNS)
-@pytest.mark.parametrize("devices", [1])
-def test_every_recipe_on_two_hosts_ends_where_one_does(two_hosts, alone, devices, name, mode):
-    folders = [folder / mode / name for folder in (alone(devices), two_hosts / "hosts")]
+def test_every_recipe_on_two_hosts_ends_where_one_device_does(two_hosts, alone, name, mode):
+    folders = [folder / mode / name for folder in (alone, two_hosts / "hosts")]
     results = [json.loads((folder / "result.json").read_text()) for folder in folders]
-    assert [result["devices"] for result in results] == [f"{devices} x cpu", "4 x cpu on 2 hosts"]
+    assert [result["devices"] for result in results] == ["1 x cpu", "4 x cpu on 2 hosts"]
     assert_same_parameters(*folders)
     lines = [(folder / "metrics.jsonl").read_text().splitlines() for folder in folders]
     assert len(lines[0]) == len(lines[1])  # one host writes, or there were twice as many
@@ -222,7 +216,7 @@ def test_every_recipe_on_two_hosts_ends_where_one_does(two_hosts, alone, devices
 def test_two_hosts_go_on_where_one_was_stopped_in_mid_round(two_hosts, alone):
     assert "round_1: resumed at step" in (two_hosts / "said0.txt").read_text()
     assert json.loads((two_hosts / "up" / "result.json").read_text())["devices"] == "4 x cpu on 2 hosts"
-    assert_same_parameters(alone(1) / HARNESSES[0] / "self_train", two_hosts / "up")
+    assert_same_parameters(alone / HARNESSES[0] / "self_train", two_hosts / "up")
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: " ".join(map(str, damage)))
