@@ -56,6 +56,7 @@ def train(*, steps: int = 1000, batch_size: int = 64, eval_every: int = 100) -> 
             "keep": 2,  # the newest checkpoints that stay, beside the best on validation
             "ema_decay": 0.0,  # average the weights with this decay, and predict with the average; 0 = off
             "accumulate": 1,  # micro-batches a step
+            "steps_per_call": 1,  # steps in one program: for networks so small that the device waits for its calls
         }
     )
 

@@ -51,6 +51,7 @@ def fit(
     batches: Callable[[int], Iterator[Mapping[str, jax.Array]]],
     rng: jax.Array,
     steps: int,
+    stride: int = 1,
     eval_every: int,
     evaluate: Callable[[TrainState], dict[str, float]],
     checkpoints: Checkpoints,
@@ -68,6 +69,8 @@ def fit(
       step: number -> the program of that step, `(state, batch, rng) -> (state, metrics)`, which donates its state. The
         same one for all, unless something starts to learn later.
       batches: start -> iterator over the batches from that step on.
+      stride: how many steps a program takes in one call, of a batch for them all, with metrics [stride]; it divides
+        `steps` and `eval_every` (`check_stride`). A stop is heard, and a point is passed, between calls.
       rng: the root key of the phase.
       eval_every: steps between evaluations, each followed by a checkpoint.
       evaluate: state -> {"validation/accuracy", "validation/loss", ...}; any other figures are written along. May raise
@@ -127,7 +130,7 @@ def fit(
     ahead = _steps_ahead(state)
     history: list[Any] = []  # the device's metrics since the last evaluation, not yet fetched
     since = time.perf_counter()
-    profiler = profile.Profiler(steps - start)
+    profiler = profile.Profiler(steps - start, stride)
     with (
         progress.bar(phase, total=steps, start=start) as bar,
         compiles.Watch().on() as watch,
@@ -135,14 +138,14 @@ def fit(
     ):
         if owed:
             since, sums = conclude(start, sums), {}
-        for number, batch in enumerate(batches(start), start + 1):
+        for before, batch in zip(range(start, steps, stride), batches(start)):
             if preemption.asked():
-                sums = _collect(sums, history, number - 1, checkpoints)
+                sums = _collect(sums, history, before, checkpoints)
                 clock.add("train", since)
-                save(number - 1, sums, None)
+                save(before, sums, None)
                 checkpoints.wait()
                 preemption.check()
-            program = step(number - 1)
+            program, number = step(before), before + stride
             profiler.look(program, (state, batch, rng))
             state, metrics = program(state, batch, rng)
             history.append(metrics)
@@ -154,7 +157,8 @@ def fit(
                     bar.update(number, metrics_lib.means(metrics_lib.add({}, [history[-1 - ahead]])))
                 if (done := len(history) - ahead) >= KEPT:
                     # The numbers of a step are a dozen small arrays: of ten thousand steps they took 500 MB.
-                    sums, history = _collect(sums, history[:done], number - ahead, checkpoints), history[done:]
+                    sums = _collect(sums, history[:done], number - ahead * stride, checkpoints)
+                    history = history[done:]
             if number % eval_every and number != steps:
                 continue
 
@@ -174,9 +178,22 @@ def _steps_ahead(state: TrainState) -> int:
     return 0 if len(devices) > 1 and next(iter(devices)).platform == "cpu" else 2
 
 
+def check_stride(stride: int, **multiples: int) -> None:
+    """Raises UserError unless `stride` steps a call divide each of these, by name."""
+    if stride < 1:
+        raise UserError(f"train.steps_per_call is {stride}: it must be >= 1")
+    for name, steps in multiples.items():
+        if steps % stride:
+            raise UserError(
+                f"{name} is {steps}, which does not divide by train.steps_per_call, {stride}: "
+                f"use {steps // stride * stride + stride}"
+            )
+
+
 def _collect(sums: metrics_lib.Sums, history: list[Any], last: int, checkpoints: Checkpoints) -> metrics_lib.Sums:
     """Fetches the metrics of the steps up to `last`, and stops the run at the first that is not finite."""
-    for number, metrics in enumerate(jax.device_get(history), last - len(history) + 1):
+    found = [one for metrics in jax.device_get(history) for one in metrics_lib.each(metrics)]
+    for number, metrics in enumerate(found, last - len(found) + 1):
         for name in ("loss", "grad_norm"):
             value = float(metrics[name][0])
             if not math.isfinite(value):

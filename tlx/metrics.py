@@ -11,10 +11,11 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from tlx import hosts, progress
 from tlx.workdir import opened, sealed, write_bytes
@@ -25,11 +26,19 @@ Sums = dict[str, tuple[float, float]]
 def add(sums: Sums, new: Iterable[Mapping[str, tuple[jax.Array, jax.Array]]]) -> Sums:
     """Adds the metrics of some steps, in their order and in float64, to `sums`."""
     sums = dict(sums)
-    for metrics in jax.device_get(list(new)):
+    for metrics in (one for several in jax.device_get(list(new)) for one in each(several)):
         for name, (total, count) in metrics.items():
             old = sums.get(name, (0.0, 0.0))
             sums[name] = (old[0] + float(total), old[1] + float(count))
     return sums
+
+
+def each(metrics: Mapping[str, tuple[Any, Any]]) -> Iterator[Mapping[str, tuple[Any, Any]]]:
+    """The metrics of each step, from those of one, or of several steps of one call, [steps]."""
+    if np.ndim(next(iter(metrics.values()))[0]) == 0:
+        yield metrics
+    else:
+        yield from (dict(zip(metrics, pairs)) for pairs in zip(*(zip(*pair) for pair in metrics.values())))
 
 
 def means(sums: Sums, prefix: str = "") -> dict[str, float]:

@@ -18,14 +18,14 @@ import rich.markup
 from tlx import progress
 from tlx.errors import UserError, reading
 
-FIRST, STEPS = 5, 10  # of the steps that a loop takes, those in the trace: 5 to 14
+FIRST, STEPS = 5, 10  # of the calls that a loop makes, those in the trace: 5 to 14
 MOST = 5
 _folder: pathlib.Path | None = None
 
 
 @contextlib.contextmanager
 def on(folder: pathlib.Path) -> Iterator[None]:
-    """Within, the first loop of `tlx.loop.fit` that takes more than FIRST + STEPS steps is traced into `folder`."""
+    """Within, the first loop of `tlx.loop.fit` that makes more than FIRST + STEPS calls is traced into `folder`."""
     global _folder
     before, _folder = _folder, folder
     try:
@@ -37,8 +37,10 @@ def on(folder: pathlib.Path) -> Iterator[None]:
 class Profiler:
     """What a loop calls before each step, and once when it is over; while `on` is not entered, it does nothing."""
 
-    def __init__(self, steps: int):
-        self._left = FIRST + STEPS if _folder is not None and steps > FIRST + STEPS else 0
+    def __init__(self, steps: int, stride: int = 1):
+        """`stride`: how many of the `steps` a call takes; what is said of a step is said of each."""
+        self._left = FIRST + STEPS if _folder is not None and steps > (FIRST + STEPS) * stride else 0
+        self._steps = STEPS * stride
         self._shapes: tuple = ()
         self._program: Any = None
 
@@ -81,8 +83,10 @@ class Profiler:
         rows = []
         for seconds, program, name in sorted(flat, reverse=True)[:MOST]:
             source = sources.get(name, "") if program == largest else f"another program, {program[0]}"
-            rows.append([f"{seconds / total:.0%}", f"{1e3 * seconds / STEPS:.3f}", name, source])
-        progress.say(f"{STEPS} steps: {1e3 * total / STEPS:.3f} ms of operations a step, of which most take:")
+            rows.append([f"{seconds / total:.0%}", f"{1e3 * seconds / self._steps:.3f}", name, source])
+        progress.say(
+            f"{self._steps} steps: {1e3 * total / self._steps:.3f} ms of operations a step, of which most take:"
+        )
         progress.say(progress.grid(["share", "ms a step", "operation", "of"], rows, numeric=(0, 1), wrap=(3,)))
         progress.say(f"trace: {path.parent}")
 
@@ -121,10 +125,12 @@ def _shape(x: Any) -> Any:
 
 
 def _sources(program: Any, shapes: tuple) -> dict[str, str]:
-    """Operation -> the path by which it came from the step; of a pmapped program jax does not say."""
-    if not hasattr(program, "lower"):
-        return {}
-    text = program.lower(*shapes).compile().as_text()
+    """`sources` of a program; of a pmapped one jax does not say them."""
+    return sources(program.lower(*shapes).compile().as_text()) if hasattr(program, "lower") else {}
+
+
+def sources(text: str) -> dict[str, str]:
+    """Operation -> the path by which it came from the step, by the text of a compiled program."""
     found = re.findall(r'%?([\w.\-]+) = .*metadata=\{[^}]*op_name="([^"]+)"', text)
     return {name: _readable(source) for name, source in found}
 

@@ -3,9 +3,9 @@
     python -m experiments.soak.soak --minutes=120 [--every=10] [--steps=100000] [--workdir=FOLDER]
 
 A run of self-training on digits through `tlx.loop`, with evaluations and checkpoints, which ends as if it had been
-asked to stop by its cluster. Writes `results.json` as it goes, and says at the end whether resident memory stayed
-within 2 % after warm-up and no program was made; ends with 1 if not. Stop it (Ctrl-C) whenever you like: what it
-measured until then is judged.
+asked to stop by its cluster. Time in which the process is held by SIGSTOP does not count. Writes `results.json` as it
+goes, and says at the end whether resident memory stayed within 2 % after warm-up and no program was made; ends with 1
+if not. Stop it (Ctrl-C) whenever you like: what it measured until then is judged.
 """
 
 import argparse
@@ -109,11 +109,14 @@ def _sampled(workdir: pathlib.Path, names: list[str], options: argparse.Namespac
         "cores": os.cpu_count(),
         **{name: [] for name in SAMPLED},
     }
-    started, over = time.monotonic(), threading.Event()
+    over = threading.Event()
 
     def look() -> None:
+        last, passed = time.monotonic(), 0.0
         while not over.wait(options.every):
-            passed = time.monotonic() - started
+            now = time.monotonic()
+            # A process that was held (SIGSTOP, for a benchmark beside it) took no steps: that time does not count.
+            last, passed = now, passed + min(now - last, 2 * options.every)
             students = len(list((workdir / "phases").glob("round_*.json")))
             for name, value in zip(SAMPLED, (round(passed, 1), _rss_mb(), len(names), students)):
                 record[name].append(value)

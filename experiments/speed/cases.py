@@ -8,7 +8,7 @@ Images and labels are in memory, on the device where there is one. The ways, of 
     kd_kept      the same, its logits kept
     self_train   one labelled image to `ratio` unlabelled ones, B in all; the teacher's logits kept
     frozen_kept  the head alone, on kept features of the frozen backbone
-    scan_8       supervised, eight steps a call (tlx only, small networks)
+    scan_8       supervised, eight steps a call, `train.steps_per_call` (tlx only, small networks)
 """
 
 import dataclasses
@@ -99,6 +99,10 @@ def _digits(net: str, shape: tuple[int, int, int]) -> Case:
     return Case(net, shape=shape, num_classes=10, count=8192, ways=("supervised", "kd_kept", "scan_8"))
 
 
+def _vit(variant: str, ways: tuple[str, ...], rivals: tuple[str, ...]) -> Case:
+    return Case("vit_b16", "bfloat16", ways=ways, rivals=rivals, optimizer="adamw", rate=1e-4, variant=variant)
+
+
 def _idx(net: str, data: str, **more: object) -> Case:
     return Case(net, num_classes=10, data=data, optimizer="adam", **more)
 
@@ -108,18 +112,10 @@ SUITES = {
     "gpu": (
         Case("resnet50", "bfloat16"),
         Case("resnet50", "float32", ways=LESS),
-        Case("vit_b16", "bfloat16", ways=("inference", "supervised"), optimizer="adamw", rate=1e-4),
+        _vit("", ("inference", "supervised"), ("torch",)),
         Case("efficientnet_lite0", "bfloat16"),
         Case("efficientnet_lite0", "float32", ways=LESS),
-        Case(
-            "vit_b16",
-            "bfloat16",
-            ways=("supervised",),
-            optimizer="adamw",
-            rate=1e-4,
-            rivals=(),
-            variant="cudnn_attention",
-        ),
+        *(_vit(variant, ("supervised",), ()) for variant in ("cudnn_attention", "aligned_attention")),
         Case("resnet50", "bfloat16", ways=("supervised",), rivals=(), variant="one_multiply_add_norm"),
         _digits("mlp", (28, 28, 1)),
         _digits("cnn", (28, 28, 1)),

@@ -41,7 +41,7 @@ def serve(
 
     Args:
       answer: from `claim_output`.
-      tasks: by name; one that has `learn(seed) -> accuracy` is asked for that too.
+      tasks: by name; one that has `learn(seed) -> accuracy`, or `profile(folder) -> operations`, is asked for it too.
       about: what the side says of itself.
       threads: above 1, so many of the tasks that have an attribute `compile` do so at once, before each takes its first
         step; with 1 the first step compiles.
@@ -56,7 +56,10 @@ def serve(
             traceback.print_exc()
             return {"error": f"{type(error).__name__}: {str(error)[:300]}"}
         said = {"seconds": time.perf_counter() - began}
-        return said | {"accuracy": found} if isinstance(found, float) else said
+        return said | ({} if found is None else {"found": found})
+
+    def profile(name: str, folder: str) -> Any:
+        return tasks[name].profile(folder)
 
     for line in sys.stdin:
         asked = json.loads(line)
@@ -68,6 +71,8 @@ def serve(
             said: Any = dict(about, first={name: timed(tasks[name], 1) for name in tasks})
         elif asked["do"] == "learn":
             said = timed(tasks[asked["task"]].learn, asked["seed"])
+        elif asked["do"] == "profile":
+            said = timed(profile, asked["task"], asked["folder"])
         else:
             unseen = timed(tasks[asked["do"]], UNSEEN)
             said = unseen if "error" in unseen else timed(tasks[asked["do"]], asked["steps"])
@@ -122,8 +127,8 @@ def accuracies(
     for seed in range(seeds):
         for side, task in players:
             said = side.ask(do="learn", task=task, seed=seed, patience=patience)
-            if "accuracy" in said:
-                found.setdefault((side.name, task), []).append(said["accuracy"])
+            if "found" in said:
+                found.setdefault((side.name, task), []).append(said["found"])
     return found
 
 

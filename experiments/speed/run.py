@@ -25,7 +25,7 @@ SEEDS = 3  # of what is learnt
 
 def cases_of(args: argparse.Namespace) -> tuple[cases.Case, ...]:
     suites = cases.TINY if args.tiny else cases.SUITES
-    return tuple(case for case in suites[args.suite] if args.only in case.name)
+    return tuple(case for case in suites[args.suite] if any(part in case.name for part in args.only.split(",")))
 
 
 def serve(args: argparse.Namespace) -> None:
@@ -58,7 +58,8 @@ def measure(args: argparse.Namespace, out: pathlib.Path) -> dict[str, Any]:
     if args.logs:
         pathlib.Path(args.logs).mkdir(parents=True, exist_ok=True)
     common = [f"--suite={args.suite}", f"--threads={args.threads}", *["--tiny"] * args.tiny, *["--eager"] * args.eager]
-    result: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "said": {}, "rows": {}}
+    kept = json.loads(out.read_text()) if args.only and out.exists() else {"said": {}, "rows": {}}
+    result: dict[str, Any] = kept | {"cores": len(os.sched_getaffinity(0))}
     result["arguments"] = {name: getattr(args, name) for name in ("suite", "repeats", "seconds", "tiny", "eager")}
     result["load_average"] = os.getloadavg()[0]
 
@@ -83,6 +84,10 @@ def measure(args: argparse.Namespace, out: pathlib.Path) -> dict[str, Any]:
             if case and case.learn:
                 for key, values in rivals.accuracies(players, seeds=SEEDS, patience=args.patience).items():
                     found[key]["accuracies"] = values
+            if case and args.profile:
+                folder = str(pathlib.Path(args.profile, f"{name}_{way}".replace(" ", "_")))
+                asked = sides[0].ask(do="profile", task=way, folder=folder, patience=args.patience)
+                found["tlx", way]["operations"] = asked.get("found", asked)
             result["rows"][f"{name}/{way}"] = {side: row for (side, _), row in found.items()}
             print(name, way, json.dumps(result["rows"][f"{name}/{way}"]), flush=True)
         for side in sides:
@@ -96,7 +101,7 @@ def main() -> None:
     parser.add_argument("--suite", choices=tuple(cases.SUITES), required=True)
     parser.add_argument("--tiny", action="store_true", help="sizes for any CPU")
     parser.add_argument("--eager", action="store_true", help="PyTorch without torch.compile")
-    parser.add_argument("--only", default="", help="cases whose name has this in it")
+    parser.add_argument("--only", default="", help="cases whose name has this, or this, ... in it; the other rows stay")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.6, help="of a turn, about")
     parser.add_argument("--patience", type=float, default=300, help="seconds that a side may take to compile")
@@ -104,6 +109,7 @@ def main() -> None:
     parser.add_argument("--out", type=pathlib.Path, default=None)
     parser.add_argument("--show", action="store_true", help="only print the table of what was measured")
     parser.add_argument("--logs", default="", help="a folder for what the sides print")
+    parser.add_argument("--profile", default="", help="a folder for traces of tlx's steps; then rows name operations")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--case", help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -1,6 +1,7 @@
 """tlx's side of the comparison: the steps of its recipes, on the reader's batches, without the loop around them."""
 
 import functools
+import pathlib
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,9 @@ from experiments.speed import turns
 from experiments.speed.cases import Case, T, arrays
 
 DTYPES = ("bfloat16", "float32")
+MOST = 25  # operations of a profile
+# Multiples of tokens, by whom. Rows of 197 are not aligned; and cuDNN's fused attention refuses 197 (jax 0.11.2).
+PADDED = {"cudnn": (64, "cudnn"), "aligned": (8, "xla")}
 
 
 def tasks(case: Case) -> tuple[dict[str, Callable[[int], None]], dict[str, Any]]:
@@ -32,6 +36,7 @@ def tasks(case: Case) -> tuple[dict[str, Callable[[int], None]], dict[str, Any]]
     def waits(walk: Any) -> Callable[[int], None]:
         task = lambda count: jax.block_until_ready(walk(count))
         task.compile = walk.compile
+        task.profile = lambda folder: operations(task, walk.compile, folder)
         if case.learn:
             task.learn = lambda seed: learn(walk, seed)
         return task
@@ -114,17 +119,10 @@ def tasks(case: Case) -> tuple[dict[str, Callable[[int], None]], dict[str, Any]]
         return lambda count: jax.block_until_ready(walk(count))
 
     def scan_8() -> Callable[[int], None]:
-        def make(**options: Any) -> Callable:
-            step = steps.make_supervised_step(**options)
-
-            def eight(state: Any, batch: Any, rng: jax.Array) -> tuple[Any, Any]:
-                parts = jax.tree.map(lambda x: x.reshape(8, -1, *x.shape[1:]), batch)
-                return jax.lax.scan(lambda state, part: step(state, part, rng), state, parts)
-
-            return eight
-
-        eight = train(make, (8 * case.batch,))
-        return lambda count: eight(-(-count // 8))
+        walk = bench.walk(steps.make_supervised_step, bench.batches(bench.store(), case.batch, together=8), together=8)
+        task = lambda count: jax.block_until_ready(walk(-(-count // 8)))
+        task.compile = walk.compile
+        return task
 
     made = {
         "inference": inference,
@@ -142,26 +140,47 @@ def tasks(case: Case) -> tuple[dict[str, Callable[[int], None]], dict[str, Any]]
     return {way: made[way]() for way in case.ways}, about
 
 
+def operations(task: Callable[[int], None], compile: Callable, folder: str) -> list[tuple[float, str, str]]:
+    """The most expensive operations of three steps: (milliseconds a step, name, the path by which it came from the
+    step). The trace is left in `folder`, with the program's text."""
+    import jax
+
+    from tlx import profile
+
+    path, steps = pathlib.Path(folder), 3
+    path.mkdir(parents=True, exist_ok=True)
+    text = compile().as_text()
+    (path / "program.txt").write_text(text)
+    task(2)
+    with jax.profiler.trace(folder):
+        task(steps)
+    costs = [profile.operations(trace) for trace in path.rglob("*.xplane.pb")]
+    sources, flat = profile.sources(text), [kv for of in costs for program in of.values() for kv in program.items()]
+    flat = sorted(((1e3 * seconds / steps, name) for name, seconds in flat), reverse=True)
+    return [(round(ms, 4), name, sources.get(name, "")) for ms, name in flat[:MOST]]
+
+
 def vary(variant: str) -> None:
     """Puts another formulation of a layer in place of tlx's, for the whole process."""
     import jax
 
     from tlx.models import norm
 
-    if variant == "cudnn_attention":
-        jax.nn.dot_product_attention = functools.partial(_padded_attention, jax.nn.dot_product_attention)
+    if variant.endswith("_attention"):
+        how, attention = variant.removesuffix("_attention"), jax.nn.dot_product_attention
+        jax.nn.dot_product_attention = functools.partial(_padded_attention, attention, *PADDED[how])
     elif variant == "one_multiply_add_norm":
         sys.modules["tlx.models.resnet"].nn.BatchNorm = norm.BatchNorm
 
 
-def _padded_attention(attention: Callable, query: Any, key: Any, value: Any) -> Any:
-    """cuDNN's fused attention: it refuses 197 tokens (jax 0.11.2), so there are 256, of which it reads 197."""
+def _padded_attention(attention: Callable, multiple: int, implementation: str, query: Any, key: Any, value: Any) -> Any:
+    """Attention over so many tokens more that they are a multiple, of which the added ones are not read."""
     import jax.numpy as jnp
 
     batch, tokens = query.shape[:2]
-    pad = lambda x: jnp.pad(x, ((0, 0), (0, -tokens % 64), (0, 0), (0, 0)))
+    pad = lambda x: jnp.pad(x, ((0, 0), (0, -tokens % multiple), (0, 0), (0, 0)))
     lengths = {name: jnp.full(batch, tokens, jnp.int32) for name in ("query_seq_lengths", "key_value_seq_lengths")}
-    return attention(pad(query), pad(key), pad(value), **lengths, implementation="cudnn")[:, :tokens]
+    return attention(pad(query), pad(key), pad(value), **lengths, implementation=implementation)[:, :tokens]
 
 
 def matmul_task(dtype: str, side: int) -> Callable[[int], None]:
@@ -187,7 +206,6 @@ def machine_tasks(side: int, photos: tuple[int, int, int]) -> dict[str, Callable
 
 def stream_tasks(side: int, count: int, batch: int) -> dict[str, Callable[[int], None]]:
     """Batches of photographs from array_record to the device, and nothing else done there: what feeds the networks."""
-    import pathlib
     import tempfile
 
     import jax

@@ -81,13 +81,13 @@ class Bench:
         columns = {"weight": np.ones(len(self.logits), np.float32)} | columns
         return reader.Store(examples or self.examples, mesh=self.mesh, mode="jit", **columns)
 
-    def batches(self, store: Any, *sizes: int) -> Iterator[Any]:
-        """Endless, each drawn in parts of these sizes, of equal shares of the images."""
+    def batches(self, store: Any, *sizes: int, together: int = 1) -> Iterator[Any]:
+        """Endless, each drawn in parts of these sizes, of equal shares of the images; so many `together`."""
         from tlx.data import reader
 
         shares = np.array_split(np.arange(len(self.logits)), len(sizes))
         streams = [reader.Stream(share, size, (0,)) for share, size in zip(shares, sizes, strict=True)]
-        return reader.train_batches(store, streams, start=0, steps=10**6)
+        return reader.train_batches(store, streams, start=0, steps=10**6 // together * together, together=together)
 
     def walk(
         self,
@@ -95,9 +95,12 @@ class Bench:
         batches: Iterator[Any],
         before: Callable | None = None,
         variables: Any = None,
+        together: int = 1,
         **options: Any,
     ) -> Walk:
         """The step that `make_step` makes, on these batches; `before(batch, number)` may add columns.
+
+        With `together`, each of its steps is that many, in one program, on as many batches together.
 
         Its attribute `compile()` compiles the program, for the persistent cache, and takes no step; `begin(variables)`
         begins anew from these.
@@ -108,9 +111,9 @@ class Bench:
         from tlx.state import TrainState
 
         options = {"apply": self.apply, "view": self.view, "tx": self.tx} | options
-        step = parallel.parallelize(
-            make_step(**options), "jit", self.mesh, args=("whole", "batch", "whole"), donate=True
-        )
+        step = make_step(**options)
+        step = parallel.repeat(step, together, "jit", self.mesh) if together > 1 else step
+        step = parallel.parallelize(step, "jit", self.mesh, args=("whole", "batch", "whole"), donate=True)
         before = before or (lambda batch, number: batch)
         held: list[TrainState] = []
 

@@ -25,7 +25,7 @@ from tlx.data.mixup import Mix
 from tlx.data.source import Examples
 from tlx.errors import UserError
 from tlx.models.options import check_count
-from tlx.parallel import ROWS, replicate, shard_batch
+from tlx.parallel import ROWS, join_batches, replicate, shard_batch
 
 Batch = dict[str, jax.Array]
 Rows = dict[str, np.ndarray]  # one host's part of a batch, not yet on its devices
@@ -133,21 +133,23 @@ class Store:
         """
         return self._put(self.read(index, weight))
 
-    def batches(self, wanted: Callable[[int], Wanted], *, start: int, stop: int) -> Iterator[Batch]:
+    def batches(self, wanted: Callable[[int], Wanted], *, start: int, stop: int, together: int = 1) -> Iterator[Batch]:
         """`batch(*wanted(number))` of `start`..`stop`-1, each on the devices before the one before it is done with.
+
+        With `together`, that many at a time, as `parallel.join_batches` joins them; it divides `stop - start`.
 
         Raises:
           UserError: a record cannot be read.
         """
         with (
-            contextlib.closing(self._read_ahead(wanted, start, stop)) as rows,
+            contextlib.closing(self._read_ahead(wanted, start, stop, together)) as rows,
             concurrent.futures.ThreadPoolExecutor(1) as mover,
         ):
             move = lambda: self._put(next(rows))
             pending = mover.submit(move) if start < stop else None
-            for number in range(start, stop):
+            for number in range(start, stop, together):
                 batch = pending.result()
-                pending = mover.submit(move) if number + 1 < stop else None
+                pending = mover.submit(move) if number + together < stop else None
                 yield batch
 
     def read(self, index: np.ndarray, weight: np.ndarray | None = None) -> Rows:
@@ -164,15 +166,18 @@ class Store:
         mates = self._partner, extra.pop("partner", None)
         return _take(self._columns, local, *mates, lambda column, rows: column[rows]) | extra
 
-    def _read_ahead(self, wanted: Callable[[int], Wanted], start: int, stop: int) -> Iterator[Rows]:
-        read = lambda number: self.read(*wanted(number))
+    def _read_ahead(self, wanted: Callable[[int], Wanted], start: int, stop: int, together: int) -> Iterator[Rows]:
+        def read(number: int) -> Rows:
+            rows = [self.read(*wanted(number)) for number in range(number, number + together)]
+            return join_batches(rows, self._mesh) if together > 1 else rows[0]
+
         if self._on_device or start >= stop:
-            yield from map(read, range(start, stop))
+            yield from map(read, range(start, stop, together))
             return
         import grain  # here: it takes a second, and most runs need none of it
 
         options = grain.ReadOptions(num_threads=self._threads, prefetch_buffer_size=self._threads)
-        walk = iter(grain.MapDataset.range(start, stop).map(read).to_iter_dataset(options))
+        walk = iter(grain.MapDataset.range(start, stop, together).map(read).to_iter_dataset(options))
         with contextlib.closing(walk):
             yield from walk
 
@@ -184,10 +189,12 @@ class Store:
         return self._gather(self._columns, **given) | sharded
 
 
-def train_batches(store: Store, streams: Sequence[Stream], *, start: int, steps: int) -> Iterator[Batch]:
-    """Batches `start`..`steps`-1, each drawn from all streams, read ahead of the step that uses it."""
+def train_batches(
+    store: Store, streams: Sequence[Stream], *, start: int, steps: int, together: int = 1
+) -> Iterator[Batch]:
+    """Batches `start`..`steps`-1, each drawn from all streams, read ahead of the step that uses it; see `batches`."""
     wanted = lambda step: (np.concatenate([stream.at(step) for stream in streams]), None)
-    return store.batches(wanted, start=start, stop=steps)
+    return store.batches(wanted, start=start, stop=steps, together=together)
 
 
 def eval_batches(store: Store, index: np.ndarray, size: int) -> Iterator[Batch]:

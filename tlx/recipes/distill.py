@@ -166,6 +166,13 @@ def _check(config: ConfigDict) -> None:
         )
     if teacher.logits and config.cache.teacher:
         raise UserError("cache.teacher is on, but teacher.logits is a file, which is kept already: turn it off")
+    # A file teaches the first network alone; the next ones are taught by the one before.
+    asked = not config.cache.teacher and (not teacher.logits or config.assistants or config.generations > 1)
+    if config.train.steps_per_call > 1 and asked:
+        raise UserError(
+            f"train.steps_per_call is {config.train.steps_per_call}, and a network teaches, asked at each step: "
+            "set it to 1, or keep what the teacher says (cache.teacher)"
+        )
     check_schedules(loss, loss.schedules.to_dict(), losses.checks(*SCHEDULED))
     check_views(config)
 

@@ -180,7 +180,7 @@ class Learner:
             return {f"validation/{name}": value for name, value in values.items()}
 
         def batches(start: int) -> Iterator[reader.Batch]:
-            read = reader.train_batches(store, streams, start=start, steps=train.steps)
+            read = reader.train_batches(store, streams, start=start, steps=train.steps, together=train.steps_per_call)
             return teach(read, start) if teach else read
 
         state = loop.fit(
@@ -190,6 +190,7 @@ class Learner:
             batches=batches,
             rng=self.key(phase),
             steps=train.steps,
+            stride=train.steps_per_call,
             eval_every=train.eval_every,
             evaluate=evaluate,
             checkpoints=checkpoints,
@@ -251,6 +252,7 @@ def make_learner(
     for key in ("steps", "eval_every", "keep", "accumulate"):
         if train[key] < 1:
             raise UserError(f"train.{key} is {train[key]}: it must be >= 1")
+    loop.check_stride(train.steps_per_call, **{f"train.{key}": train[key] for key in ("steps", "eval_every")})
     for name, size in (streams or {"train.batch_size": train.batch_size}).items():
         parallel.check_batch(size, devices, what=name, accumulate=train.accumulate)
     takes = takes or run.takes
@@ -305,9 +307,12 @@ def make_learner(
             accumulate=train.accumulate,
             axis_name=run.axis_name,
         )
+        if train.steps_per_call > 1 and run.ramp is None:  # a range test looks at each step's loss
+            step = parallel.repeat(step, train.steps_per_call, config.parallel, run.mesh)
         out = ("state", "whole")
         programs.append(run.parallelize(step, args=("whole", "batch", "whole"), out=out, layout=layout, donate=True))
     begins = [stage.begin for stage in made.stages]
+    loop.check_stride(train.steps_per_call, **{"the step at which a later group's start lets it learn": begins[-1]})
     eval_step = steps.make_eval_step(
         apply=models.make_apply(network, takes=takes, start=start), view=make_view(), axis_name=run.axis_name
     )
