@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from tlx.models import attention
+
 PyTree = Any
 
 
@@ -30,7 +32,8 @@ def multiply_adds(apply: Callable, variables: PyTree, image_shape: tuple[int, in
       ValueError: there are some in a `lax.while_loop`, whose length is unknown.
     """
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    traced = jax.make_jaxpr(lambda variables, images: apply(variables, images, train=False)[0])(variables, images)
+    with attention.written_out():
+        traced = jax.make_jaxpr(lambda variables, images: apply(variables, images, train=False)[0])(variables, images)
     return _count(traced.jaxpr)
 
 

@@ -113,13 +113,14 @@ SUITES = {
         Case("resnet50", "bfloat16"),
         Case("resnet50", "float32", ways=LESS),
         _vit("", ("inference", "supervised"), ("torch",)),
+        *(_vit(variant, ("supervised",), ()) for variant in ("plain_attention", "aligned_attention")),
         Case("efficientnet_lite0", "bfloat16"),
-        Case("efficientnet_lite0", "float32", ways=LESS),
-        *(_vit(variant, ("supervised",), ()) for variant in ("cudnn_attention", "aligned_attention")),
-        Case("resnet50", "bfloat16", ways=("supervised",), rivals=(), variant="one_multiply_add_norm"),
         _digits("mlp", (28, 28, 1)),
-        _digits("cnn", (28, 28, 1)),
         _digits("resnet20", (32, 32, 3)),
+        _digits("cnn", (28, 28, 1)),
+        Case("efficientnet_lite0", "float32", ways=LESS),
+        Case("efficientnet_lite0", "bfloat16", ways=("supervised",), rivals=(), variant="grouped_depthwise"),
+        Case("resnet50", "bfloat16", ways=("supervised",), rivals=(), variant="one_multiply_add_norm"),
     ),
     "cpu": (
         _idx(

@@ -56,7 +56,7 @@ def serve(
             traceback.print_exc()
             return {"error": f"{type(error).__name__}: {str(error)[:300]}"}
         said = {"seconds": time.perf_counter() - began}
-        return said | ({} if found is None else {"found": found})
+        return said | ({"found": found} if isinstance(found, float | list) else {})
 
     def profile(name: str, folder: str) -> Any:
         return tasks[name].profile(folder)

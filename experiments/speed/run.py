@@ -74,17 +74,20 @@ def measure(args: argparse.Namespace, out: pathlib.Path) -> dict[str, Any]:
         sides += [
             begin(rival, name) for rival in (case.rivals if case else ()) if set(case.ways) & set(cases.RIVALS[rival])
         ]
-        # One after the other: they choose kernels by timing them.
-        said = {side.name: side.ask(do="prepare", patience=args.patience) for side in reversed(sides)}
+        # One after the other: they choose kernels by timing them. If tlx is not ready there is nothing to compare.
+        said: dict[str, Any] = {}
+        for side in sides:
+            if "error" not in said.get("tlx", {}):
+                said[side.name] = side.ask(do="prepare", patience=args.patience)
         result["said"][name] = said
         print(f"{name}: ready after {time.monotonic() - began:.0f} s", flush=True)
         for way in case.ways if case else said["tlx"].get("first", ()):
-            players = [(side, way) for side in sides if way in said[side.name].get("first", ())]
+            players = [(side, way) for side in sides if way in said.get(side.name, {}).get("first", ())]
             found = rivals.take_turns(players, seconds=args.seconds, repeats=args.repeats)
             if case and case.learn:
                 for key, values in rivals.accuracies(players, seeds=SEEDS, patience=args.patience).items():
                     found[key]["accuracies"] = values
-            if case and args.profile:
+            if case and args.profile and ("tlx", way) in found:
                 folder = str(pathlib.Path(args.profile, f"{name}_{way}".replace(" ", "_")))
                 asked = sides[0].ask(do="profile", task=way, folder=folder, patience=args.patience)
                 found["tlx", way]["operations"] = asked.get("found", asked)

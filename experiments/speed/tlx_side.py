@@ -13,8 +13,6 @@ from experiments.speed.cases import Case, T, arrays
 
 DTYPES = ("bfloat16", "float32")
 MOST = 25  # operations of a profile
-# Multiples of tokens, by whom. Rows of 197 are not aligned; and cuDNN's fused attention refuses 197 (jax 0.11.2).
-PADDED = {"cudnn": (64, "cudnn"), "aligned": (8, "xla")}
 
 
 def tasks(case: Case) -> tuple[dict[str, Callable[[int], None]], dict[str, Any]]:
@@ -162,25 +160,27 @@ def operations(task: Callable[[int], None], compile: Callable, folder: str) -> l
 
 def vary(variant: str) -> None:
     """Puts another formulation of a layer in place of tlx's, for the whole process."""
-    import jax
+    from tlx.models import attention, depthwise, norm
 
-    from tlx.models import norm
-
-    if variant.endswith("_attention"):
-        how, attention = variant.removesuffix("_attention"), jax.nn.dot_product_attention
-        jax.nn.dot_product_attention = functools.partial(_padded_attention, attention, *PADDED[how])
+    if variant == "plain_attention":
+        attention.FUSED = ()
+    elif variant == "aligned_attention":
+        sys.modules["tlx.models.vit"].attend = _aligned_attention
+    elif variant == "grouped_depthwise":
+        depthwise.GPUS = ()
     elif variant == "one_multiply_add_norm":
         sys.modules["tlx.models.resnet"].nn.BatchNorm = norm.BatchNorm
 
 
-def _padded_attention(attention: Callable, multiple: int, implementation: str, query: Any, key: Any, value: Any) -> Any:
-    """Attention over so many tokens more that they are a multiple, of which the added ones are not read."""
+def _aligned_attention(query: Any, key: Any, value: Any) -> Any:
+    """The plain form over 200 tokens in place of 197, of which the added ones are not read: rows of 8 are aligned."""
+    import jax
     import jax.numpy as jnp
 
     batch, tokens = query.shape[:2]
-    pad = lambda x: jnp.pad(x, ((0, 0), (0, -tokens % multiple), (0, 0), (0, 0)))
-    lengths = {name: jnp.full(batch, tokens, jnp.int32) for name in ("query_seq_lengths", "key_value_seq_lengths")}
-    return attention(pad(query), pad(key), pad(value), **lengths, implementation=implementation)[:, :tokens]
+    pad = lambda x: jnp.pad(x, ((0, 0), (0, -tokens % 8), (0, 0), (0, 0)))
+    lengths = {"key_value_seq_lengths": jnp.full(batch, tokens, jnp.int32)}
+    return jax.nn.dot_product_attention(pad(query), pad(key), pad(value), **lengths)[:, :tokens]
 
 
 def matmul_task(dtype: str, side: int) -> Callable[[int], None]:

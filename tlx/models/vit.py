@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from tlx.errors import UserError
+from tlx.models.attention import attend
 from tlx.models.layers import StochasticDepth, walk
 from tlx.models.options import check_choice, check_count, check_factor, check_rate
 
@@ -83,7 +84,7 @@ class Attention(nn.Module):
             _dense(features, dtype=self.dtype, name=name)(x).reshape(*x.shape[:2], self.heads, -1)  # [B, T, heads, d]
             for name in ("query", "key", "value")
         )
-        x = jax.nn.dot_product_attention(query, key, value).reshape(x.shape)  # softmax in float32
+        x = attend(query, key, value).reshape(x.shape)
         return _dense(features, dtype=self.dtype, name="out")(x)
 
 
