@@ -33,6 +33,19 @@ def test_sources_are_said_in_words(source, read):
     assert profile._readable(source) == read
 
 
+@pytest.mark.parametrize(
+    ("kernel", "hlo_op", "operation"),
+    [
+        ("loop_add_fusion_27", "command_buffer_1", "loop_add_fusion.27"),  # as an H200 said it
+        ("nvjet_sm90_tst_128x128_64x6_2x1_v_bz_NNT", "command_buffer_1", "nvjet_sm90_tst_128x128_64x6_2x1_v_bz_NNT"),
+        ("loop_and_select_fusion", "loop_and_select_fusion", "loop_and_select_fusion"),
+        ("dot.3", "dot.3", "dot.3"),  # as a CPU says it
+    ],
+)
+def test_an_event_is_of_an_operation_also_in_a_graph(kernel, hlo_op, operation):
+    assert profile._operation({"kernel": kernel, "hlo_op": hlo_op}) == operation
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """(what a run printed, its folder, its digest), traced and not."""

@@ -100,11 +100,21 @@ def operations(path: pathlib.Path) -> dict[tuple[str, str], dict[str, float]]:
     with reading(path, remedy="trace the run again"):
         for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
             for line in plane.lines:
-                events = ((event.start_ns, event.duration_ns, dict(event.stats)) for event in line.events)
-                for stats, nanoseconds in _own_time(event for event in events if "hlo_op" in event[2]):
+                events = ((e.start_ns, e.duration_ns, {"kernel": e.name, **dict(e.stats)}) for e in line.events)
+                # On a GPU nothing calls anything: kernels that overlap run beside each other.
+                own = _all_time if plane.name.startswith("/device:GPU") else _own_time
+                for stats, nanoseconds in own(event for event in events if "hlo_op" in event[2]):
                     of = costs.setdefault((str(stats.get("hlo_module", "?")), str(stats.get("program_id", ""))), {})
-                    of[str(stats["hlo_op"])] = of.get(str(stats["hlo_op"]), 0.0) + 1e-9 * nanoseconds
+                    name = _operation(stats)
+                    of[name] = of.get(name, 0.0) + 1e-9 * nanoseconds
     return costs
+
+
+def _operation(stats: Mapping[str, Any]) -> str:
+    """The operation that an event is of. Of a kernel in a CUDA graph XLA names the graph; the kernel itself is named
+    after its operation, with an underscore for the dot before the number, or after the library's that it is of."""
+    name = str(stats["hlo_op"])
+    return re.sub(r"_(\d+)$", r".\1", str(stats["kernel"])) if name.startswith("command_buffer") else name
 
 
 def _own_time(events: Iterable[tuple[float, float, Mapping]]) -> Iterator[tuple[Mapping, float]]:
@@ -117,6 +127,11 @@ def _own_time(events: Iterable[tuple[float, float, Mapping]]) -> Iterator[tuple[
             around[-1][2] -= length
         around.append([start + length, stats, length])
     yield from (tuple(event[1:]) for event in around)
+
+
+def _all_time(events: Iterable[tuple[float, float, Mapping]]) -> Iterator[tuple[Mapping, float]]:
+    """Each event's time, as it is."""
+    yield from ((stats, length) for _, length, stats in events)
 
 
 def _shape(x: Any) -> Any:

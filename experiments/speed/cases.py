@@ -119,7 +119,6 @@ SUITES = {
         _digits("resnet20", (32, 32, 3)),
         _digits("cnn", (28, 28, 1)),
         Case("efficientnet_lite0", "float32", ways=LESS),
-        Case("efficientnet_lite0", "bfloat16", ways=("supervised",), rivals=(), variant="grouped_depthwise"),
         Case("resnet50", "bfloat16", ways=("supervised",), rivals=(), variant="one_multiply_add_norm"),
     ),
     "cpu": (

@@ -25,7 +25,7 @@ SEEDS = 3  # of what is learnt
 
 def cases_of(args: argparse.Namespace) -> tuple[cases.Case, ...]:
     suites = cases.TINY if args.tiny else cases.SUITES
-    return tuple(case for case in suites[args.suite] if any(part in case.name for part in args.only.split(",")))
+    return tuple(case for case in suites[args.suite] if any(part in f"{case.name}$" for part in args.only.split(",")))
 
 
 def serve(args: argparse.Namespace) -> None:
@@ -104,7 +104,11 @@ def main() -> None:
     parser.add_argument("--suite", choices=tuple(cases.SUITES), required=True)
     parser.add_argument("--tiny", action="store_true", help="sizes for any CPU")
     parser.add_argument("--eager", action="store_true", help="PyTorch without torch.compile")
-    parser.add_argument("--only", default="", help="cases whose name has this, or this, ... in it; the other rows stay")
+    parser.add_argument(
+        "--only",
+        default="",
+        help="cases whose name has this, or this, ... in it, or ends with `this$`; the other rows stay",
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.6, help="of a turn, about")
     parser.add_argument("--patience", type=float, default=300, help="seconds that a side may take to compile")

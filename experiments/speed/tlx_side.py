@@ -160,14 +160,12 @@ def operations(task: Callable[[int], None], compile: Callable, folder: str) -> l
 
 def vary(variant: str) -> None:
     """Puts another formulation of a layer in place of tlx's, for the whole process."""
-    from tlx.models import attention, depthwise, norm
+    from tlx.models import attention, norm
 
     if variant == "plain_attention":
         attention.FUSED = ()
     elif variant == "aligned_attention":
         sys.modules["tlx.models.vit"].attend = _aligned_attention
-    elif variant == "grouped_depthwise":
-        depthwise.GPUS = ()
     elif variant == "one_multiply_add_norm":
         sys.modules["tlx.models.resnet"].nn.BatchNorm = norm.BatchNorm
 

@@ -1,22 +1,17 @@
 """Depthwise convolution: one k x k filter a channel, in the formulation that the backend is fast at.
 
-A TPU has a grouped convolution. XLA's CPU backend has none and walks through it one value after another; on a GPU XLA
-looks for the best of cuDNN's kernels, for so long that EfficientNet-Lite0's steps were not compiled in 150 s (H200). So
-on both a convolution is k * k shifted multiply-adds. On a CPU, of an image at a time: what an image needs stays in the
-cache, and no padded or shifted copy of the whole batch is ever made (fresh memory costs more than the arithmetic). On a
-GPU, of the whole batch, in one kernel.
+GPU and TPU have kernels for a grouped convolution. XLA's CPU backend has none and walks through it one value after
+another, so there a convolution is k * k shifted multiply-adds, an image at a time: what an image needs stays in the
+cache, and no padded or shifted copy of the whole batch is ever made (fresh memory costs more than the arithmetic).
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
-
-GPUS = ("cuda", "rocm")
 
 
 class Depthwise(nn.Module):
@@ -53,11 +48,7 @@ def depthwise(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
       [B, ceil(H / stride), ceil(W / stride), C].
     """
     return lax.platform_dependent(
-        x,
-        kernel,
-        cpu=functools.partial(shifted, stride=stride),
-        **{name: functools.partial(shifted, stride=stride, each=_together) for name in GPUS},
-        default=functools.partial(grouped, stride=stride),
+        x, kernel, cpu=functools.partial(shifted, stride=stride), default=functools.partial(grouped, stride=stride)
     )
 
 
@@ -73,12 +64,7 @@ def _backward(stride: int, saved: tuple[jax.Array, jax.Array], g: jax.Array) -> 
         dx = shifted_input_gradient(g, kernel, stride, x.shape[1:3])
         return dx, shifted_kernel_gradient(x, g, stride, kernel.shape[0]).astype(kernel.dtype)
 
-    def of_shifted_together(x: jax.Array, kernel: jax.Array, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-        dx = shifted_input_gradient(g, kernel, stride, x.shape[1:3], each=_together)
-        return dx, kernel_gradient_by_taps(x, g, stride, kernel.shape[0]).astype(kernel.dtype)
-
-    of_gpus = dict.fromkeys(GPUS, of_shifted_together)
-    return lax.platform_dependent(*saved, g, cpu=of_shifted, **of_gpus, default=of_grouped)
+    return lax.platform_dependent(*saved, g, cpu=of_shifted, default=of_grouped)
 
 
 depthwise.defvjp(_forward, _backward)
@@ -96,8 +82,8 @@ def grouped(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     )
 
 
-def shifted(x: jax.Array, kernel: jax.Array, stride: int, each: Callable = lax.map) -> jax.Array:
-    """`depthwise` as a sum over the taps of shifted images, `each` by itself or all together."""
+def shifted(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """`depthwise` as a sum over the taps of shifted images."""
     k = kernel.shape[0]
     padding = [_same(size, k, stride) for size in x.shape[1:3]]
     out = [-(-size // stride) for size in x.shape[1:3]]
@@ -105,12 +91,10 @@ def shifted(x: jax.Array, kernel: jax.Array, stride: int, each: Callable = lax.m
     def of_image(image: jax.Array) -> jax.Array:  # [H, W, C]
         return _correlate(jnp.pad(image, (*padding, (0, 0))), kernel[:, :, 0], stride, *out)
 
-    return each(of_image, x)
+    return lax.map(of_image, x)
 
 
-def shifted_input_gradient(
-    g: jax.Array, kernel: jax.Array, stride: int, size: tuple[int, int], each: Callable = lax.map
-) -> jax.Array:
+def shifted_input_gradient(g: jax.Array, kernel: jax.Array, stride: int, size: tuple[int, int]) -> jax.Array:
     """The gradient of `depthwise` by its input.
 
     An input row r = stride * u + p meets the filter's rows p, p + stride, ... only: each of the stride * stride phases
@@ -121,7 +105,6 @@ def shifted_input_gradient(
       kernel: [k, k, 1, C].
       stride: in both directions.
       size: (H, W) of the input.
-      each: as in `shifted`.
 
     Returns:
       [B, H, W, C].
@@ -148,7 +131,7 @@ def shifted_input_gradient(
             (dx,) = phases
         return dx[top : top + size[0], left : left + size[1]]
 
-    return each(of_image, g)
+    return lax.map(of_image, g)
 
 
 def shifted_kernel_gradient(x: jax.Array, g: jax.Array, stride: int, k: int) -> jax.Array:
@@ -185,21 +168,6 @@ def shifted_kernel_gradient(x: jax.Array, g: jax.Array, stride: int, k: int) -> 
     zeros = [jnp.zeros((k, *flat(g[0]).shape[1:]), jnp.float32) for _ in range(k)]
     sums, _ = lax.scan(add_image, zeros, (x, g))
     return jnp.stack([s.reshape(k, width, channels).sum(1) for s in sums], axis=1)[:, :, None]  # [k, k, 1, C]
-
-
-def kernel_gradient_by_taps(x: jax.Array, g: jax.Array, stride: int, k: int) -> jax.Array:
-    """`shifted_kernel_gradient`, of the whole batch at once: for each tap a sum over all that it met."""
-    _, height, width, _ = g.shape
-    padding = [_same(size, k, stride) for size in x.shape[1:3]]
-    x, g = (a.astype(jnp.float32) for a in (jnp.pad(x, ((0, 0), *padding, (0, 0))), g))  # fused, not copied
-    met = lambda i, j: _strided(_strided(x, 1, i, stride, height), 2, j, stride, width)
-    sums = [jnp.sum(met(i, j) * g, (0, 1, 2)) for i in range(k) for j in range(k)]
-    return jnp.stack(sums).reshape(k, k, 1, -1)
-
-
-def _together(function: Callable, x: jax.Array) -> jax.Array:
-    """As `lax.map`, at once, and summed in float32."""
-    return jax.vmap(lambda image: function(image.astype(jnp.float32)))(x).astype(x.dtype)
 
 
 def _correlate(image: jax.Array, taps: jax.Array, stride: int, height: int, width: int) -> jax.Array:
