@@ -152,8 +152,11 @@ def operations(task: Callable[[int], None], compile: Callable, folder: str) -> l
     task(2)
     with jax.profiler.trace(folder):
         task(steps)
-    costs = [profile.operations(trace) for trace in path.rglob("*.xplane.pb")]
-    sources, flat = profile.sources(text), [kv for of in costs for program in of.values() for kv in program.items()]
+    (trace,) = sorted(path.rglob("*.xplane.pb"))[-1:]
+    sources, flat = (
+        profile.sources(text),
+        [kv for program in profile.operations(trace).values() for kv in program.items()],
+    )
     flat = sorted(((1e3 * seconds / steps, name) for name, seconds in flat), reverse=True)
     return [(round(ms, 4), name, sources.get(name, "")) for ms, name in flat[:MOST]]
 
