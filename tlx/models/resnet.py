@@ -13,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from tlx.models.convolution import conv_general_dilated
 from tlx.models.layers import Stage, StochasticDepth, global_mean, walk
 from tlx.models.options import check_choice, check_factor, check_rate
 
@@ -46,6 +47,7 @@ def _conv(features: int, kernel: int, stride: int, *, dtype: Any, name: str) -> 
         use_bias=False,
         dtype=dtype,
         kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),  # He et al. 2015, as torchvision
+        conv_general_dilated=conv_general_dilated,
         name=name,
     )
 
