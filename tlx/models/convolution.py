@@ -2,7 +2,7 @@
 
 Left to itself, XLA makes that gradient a convolution over the batch, for which it transposes the input so that the
 batch comes last; and it fuses into this copy all that the input was computed from, back to the last convolutions, read
-with large strides: of a ResNet-20's training step at [128, 32, 32, 3] that was two thirds (measured, experiments/speed).
+with large strides: two thirds of a ResNet-20's training step at [128, 32, 32, 3] (measured, experiments/speed).
 """
 
 import functools
