@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from tlx import hosts
+
 PyTree = Any
 Network = tuple[Callable, PyTree]  # (apply, variables)
 
@@ -43,8 +45,8 @@ def compare(
     device = jax.local_devices()[0]
     predict = {}
     for name, (apply, variables) in networks.items():
-        # By way of numpy: a run's variables may lie on several devices.
-        variables = jax.device_put(jax.device_get(variables), device)
+        # By way of numpy: a run's variables may lie on several devices, and on those of other hosts.
+        variables = jax.device_put(jax.tree.map(hosts.fetch, variables), device)
         predict[name] = functools.partial(jax.jit(functools.partial(_logits, apply)), variables)
     medians = []
     for size in batch_sizes:

@@ -59,7 +59,9 @@ def read_images(path: str | os.PathLike, shape: tuple[int, int, int]) -> tuple[n
     except UserError:
         raise
     except Exception as e:  # PIL and numpy have many errors for a file that is not what its name says
-        raise UserError(f"{path} is not a readable image ({e}): give png, jpg or npy") from None
+        raise UserError(
+            f"{path} is not a readable image ({str(e) or type(e).__name__}): give png, jpg or npy"
+        ) from None
     said = [] if image.mode == stored else [f"{stored} to {image.mode}"]
     if image.size != size:
         said.append(f"{size[1]}x{size[0]} to {height}x{width}")
