@@ -35,6 +35,8 @@ def test_the_judge(grows, compiles, flat):
     past = np.clip((seconds - 200) / 1800, 0, 1)
     rss = np.where(seconds < 200, 300.0, 500 * (1 + grows * past)) + np.sin(seconds)
     made = np.where(seconds < 100, 7, 10) + np.where(seconds > 1000, compiles, 0)
-    verdict = soak.judge({"seconds": seconds, "rss_mb": rss, "compiled": made, "students": np.arange(200)})
+    verdict = soak.judge(
+        {"seconds": seconds, "rss_mb": rss + 200, "private_mb": rss, "compiled": made, "students": np.arange(200)}
+    )
     assert verdict["flat"] == flat and verdict["compiled"] == compiles
     assert verdict["mb_per_hour"] == pytest.approx(500 * grows / 0.5, abs=1.0)

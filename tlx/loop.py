@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from tlx import compiles, profile, progress
+from tlx import compiles, memory, profile, progress
 from tlx import metrics as metrics_lib
 from tlx.checkpoint import Checkpoints
 from tlx.errors import UserError
@@ -124,6 +124,7 @@ def fit(
         writer.write(phase, number, values)
         checkpoints.drop_after(number - 1)  # the one without figures, if it was stopped here before
         save(number, {}, values)
+        memory.trim()
         watch.look(evaluate, f"{phase}, evaluation at step {number}")
         return since
 

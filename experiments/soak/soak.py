@@ -35,7 +35,7 @@ from tlx.workdir import write_json
 HERE = pathlib.Path(__file__).parent
 LIMIT = 0.02  # of the memory after warm-up
 WARM = 0.1  # the part of the time that is warm-up, and two students at least
-SAMPLED = ("seconds", "rss_mb", "compiled", "students")
+SAMPLED = ("seconds", "rss_mb", "private_mb", "compiled", "students")
 WINDOWS = 10  # of what follows: their medians are compared
 
 
@@ -77,24 +77,26 @@ def judge(record: Mapping[str, Any]) -> dict[str, Any]:
     """What the samples say.
 
     Returns:
-      seconds and students in all; warm_up_seconds; rss_mb after it, the lowest and highest of WINDOWS medians, and
-      `growth`, by which part one of them is above an earlier one at most (the system may take idle pages back, which
-      is no growth); mb_per_hour, the slope of a line through all samples after warm-up; compiled, how many programs
-      were made after it; flat, whether growth is at most LIMIT.
+      seconds and students in all; warm_up_seconds; rss_mb and private_mb after it, the lowest and highest of WINDOWS
+      medians, and `growth`, by which part one of private_mb's is above an earlier one at most; mb_per_hour, the slope
+      of a line through all its samples after warm-up; compiled, how many programs were made after it; flat, whether
+      growth is at most LIMIT.
     """
-    seconds, rss, compiled, students = (np.asarray(record[name]) for name in SAMPLED)
+    seconds, rss, private, compiled, students = (np.asarray(record[name]) for name in SAMPLED)
     warm = (seconds >= WARM * seconds[-1]) & (students >= 2)
     if warm.sum() < WINDOWS:
         raise SystemExit(f"{warm.sum()} samples after warm-up are too few to judge: give it more --minutes")
-    medians = [float(np.median(part)) for part in np.array_split(rss[warm], WINDOWS)]
+    windows = lambda memory: [float(np.median(part)) for part in np.array_split(memory[warm], WINDOWS)]
+    medians = windows(private)
     growth = max(later / min(medians[:number]) - 1 for number, later in enumerate(medians) if number)
     return {
         "seconds": float(seconds[-1]),
         "students": int(students[-1]),
         "warm_up_seconds": float(seconds[warm][0]),
-        "rss_mb": [min(medians), max(medians)],
+        "rss_mb": [min(windows(rss)), max(windows(rss))],
+        "private_mb": [min(medians), max(medians)],
         "growth": round(growth, 4),
-        "mb_per_hour": round(float(np.polyfit(seconds[warm] / 3600, rss[warm], 1)[0]), 2),
+        "mb_per_hour": round(float(np.polyfit(seconds[warm] / 3600, private[warm], 1)[0]), 2),
         "compiled": int(compiled[warm][-1] - compiled[warm][0]),
         "flat": growth <= LIMIT,
     }
@@ -118,7 +120,7 @@ def _sampled(workdir: pathlib.Path, names: list[str], options: argparse.Namespac
             # A process that was held (SIGSTOP, for a benchmark beside it) took no steps: that time does not count.
             last, passed = now, passed + min(now - last, 2 * options.every)
             students = len(list((workdir / "phases").glob("round_*.json")))
-            for name, value in zip(SAMPLED, (round(passed, 1), _rss_mb(), len(names), students)):
+            for name, value in zip(SAMPLED, (round(passed, 1), *_memory(), len(names), students)):
                 record[name].append(value)
             write_json(options.into, record, indent=None)
             if passed > options.minutes * 60 or students >= options.students:
@@ -133,10 +135,12 @@ def _sampled(workdir: pathlib.Path, names: list[str], options: argparse.Namespac
         thread.join()
 
 
-def _rss_mb() -> float:
-    """Resident memory of this process."""
-    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
-    return round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
+def _memory() -> tuple[float, float]:
+    """MB of this process that are resident, and of these its own: without the files that it maps, such as libraries,
+    which the system drops and fetches again as it likes."""
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    found = {line.split()[0]: int(line.split()[1]) / 1024 for line in lines if line.startswith(("VmRSS", "RssAnon"))}
+    return round(found["VmRSS:"], 1), round(found["RssAnon:"], 1)
 
 
 if __name__ == "__main__":
