@@ -52,7 +52,7 @@ def test_a_side_that_hangs_is_an_answer_too(side):
     assert "has died" in slow.ask(do="sleep", steps=1, patience=5)["error"]
 
 
-def test_tlx_does_all_that_a_case_asks():
+def test_tlx_does_all_that_a_case_asks(tmp_path):
     ways = ("kd_live", "self_train", "frozen_kept", "scan_8")
     tiny = dataclasses.replace(cases.of(cases.TINY["gpu"], "mlp float32"), batch=8, count=64, ways=ways)
     tasks, about = tlx_side.tasks(tiny)
@@ -60,6 +60,9 @@ def test_tlx_does_all_that_a_case_asks():
     assert tuple(tasks) == ways
     for task in tasks.values():
         task(2)
+    costs = [cost for cost, _, _ in tasks["self_train"].profile(str(tmp_path))]
+    assert len(costs) > 3 and costs == sorted(costs, reverse=True) and costs[-1] > 0
+    assert (tmp_path / "program.txt").exists()
 
 
 @pytest.mark.parametrize("suite", ["cpu", "gpu"])

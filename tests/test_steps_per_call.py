@@ -152,6 +152,19 @@ def test_a_loss_that_is_not_finite_is_said_of_its_step(tmp_path):
     checkpoints.close()
 
 
+def test_every_group_begins_with_a_call(tmp_path):
+    """Also one that is not the last."""
+    config = supervised.default_config()
+    config.model = {"name": "mlp", "widths": (16, 16)}
+    config.train.update(steps=12, eval_every=6, steps_per_call=6)
+    config.optim = config_lib.optim(
+        rules=(("head/.*", "head"), ("backbone/layer2/.*", "middle"), (".*", "body")),
+        **{"head": {}, "middle": {"start": 0.25}, "body": {"start": 0.5}},
+    )
+    with pytest.raises(UserError, match="start lets it learn is 3, which does not divide"):
+        supervised.run(config, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("count", "start", "message"),
     [

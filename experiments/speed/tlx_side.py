@@ -153,12 +153,9 @@ def operations(task: Callable[[int], None], compile: Callable, folder: str) -> l
     with jax.profiler.trace(folder):
         task(steps)
     (trace,) = sorted(path.rglob("*.xplane.pb"))[-1:]
-    sources, flat = (
-        profile.sources(text),
-        [kv for program in profile.operations(trace).values() for kv in program.items()],
-    )
-    flat = sorted(((1e3 * seconds / steps, name) for name, seconds in flat), reverse=True)
-    return [(round(ms, 4), name, sources.get(name, "")) for ms, name in flat[:MOST]]
+    costs = [(1e3 * seconds / steps, name) for of in profile.operations(trace).values() for name, seconds in of.items()]
+    sources = profile.sources(text)
+    return [(round(ms, 4), name, sources.get(name, "")) for ms, name in sorted(costs, reverse=True)[:MOST]]
 
 
 def vary(variant: str) -> None:

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from tlx.models.layers import strided
+
 Padding = tuple[tuple[int, int], tuple[int, int]]
 CHUNK, CHUNK_BYTES = (
     8,
@@ -92,7 +94,8 @@ def kernel_gradient(
     def add(total: jax.Array, rows: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         images, gradients = rows
         padded = jnp.pad(images, ((0, 0), *padding, (0, 0)))
-        taps = [_every(_every(padded, 1, i, strides[0], height), 2, j, strides[1], width) for i, j in _places(size)]
+        rows_from = [strided(padded, 1, i, strides[0], height) for i in range(size[0])]
+        taps = [strided(some, 2, j, strides[1], width) for some in rows_from for j in range(size[1])]
         patches = jnp.concatenate(taps, -1).reshape(chunk * height * width, -1)
         product = lax.dot_general(
             gradients.reshape(-1, features), patches, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32
@@ -103,12 +106,3 @@ def kernel_gradient(
     zeros = jnp.zeros((features, size[0] * size[1] * channels), jnp.float32)
     total, _ = lax.scan(add, zeros, (in_chunks(x), in_chunks(g)))
     return total.T.reshape(*size, channels, features)
-
-
-def _places(size: tuple[int, int]) -> list[tuple[int, int]]:
-    return [(i, j) for i in range(size[0]) for j in range(size[1])]
-
-
-def _every(x: jax.Array, axis: int, start: int, stride: int, length: int) -> jax.Array:
-    """`length` slices along an axis, from `start` on."""
-    return lax.slice_in_dim(x, start, start + (length - 1) * stride + 1, stride, axis)

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from tlx.models.layers import strided
+
 
 class Depthwise(nn.Module):
     """Filters every channel by itself, "SAME" padding as TensorFlow's, no bias.
@@ -163,7 +165,7 @@ def shifted_kernel_gradient(x: jax.Array, g: jax.Array, stride: int, k: int) -> 
         columns = lambda window, j: lax.slice_in_dim(window, j * channels, (j + width) * channels, axis=1)
         flat = lambda image: image.reshape(image.shape[0], -1)
     else:
-        columns = lambda window, j: _strided(window, 1, j, stride, width)
+        columns = lambda window, j: strided(window, 1, j, stride, width)
         flat = lambda image: image
     zeros = [jnp.zeros((k, *flat(g[0]).shape[1:]), jnp.float32) for _ in range(k)]
     sums, _ = lax.scan(add_image, zeros, (x, g))
@@ -175,13 +177,9 @@ def _correlate(image: jax.Array, taps: jax.Array, stride: int, height: int, widt
     total = None
     for i in range(taps.shape[0]):
         for j in range(taps.shape[1]):
-            term = _strided(_strided(image, 0, i, stride, height), 1, j, stride, width) * taps[i, j]
+            term = strided(strided(image, 0, i, stride, height), 1, j, stride, width) * taps[i, j]
             total = term if total is None else total + term
     return total
-
-
-def _strided(x: jax.Array, axis: int, start: int, stride: int, length: int) -> jax.Array:
-    return lax.slice_in_dim(x, start, start + (length - 1) * stride + 1, stride, axis)
 
 
 def _same(size: int, k: int, stride: int) -> tuple[int, int]:

@@ -154,6 +154,11 @@ def _relu6_backward(y: jax.Array, g: jax.Array) -> tuple[jax.Array]:
 relu6.defvjp(_relu6_forward, _relu6_backward)
 
 
+def strided(x: jax.Array, axis: int, start: int, stride: int, length: int) -> jax.Array:
+    """`length` slices along `axis`, `stride` apart, from `start` on."""
+    return lax.slice_in_dim(x, start, start + (length - 1) * stride + 1, stride, axis)
+
+
 @jax.custom_vjp
 def max_pool_2x2(x: jax.Array) -> jax.Array:
     """The maximum over windows of 2x2, stride 2; an odd last row or column is left out, as with padding "VALID".

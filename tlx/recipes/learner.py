@@ -312,7 +312,8 @@ def make_learner(
         out = ("state", "whole")
         programs.append(run.parallelize(step, args=("whole", "batch", "whole"), out=out, layout=layout, donate=True))
     begins = [stage.begin for stage in made.stages]
-    loop.check_stride(train.steps_per_call, **{"the step at which a later group's start lets it learn": begins[-1]})
+    for begin in begins:
+        loop.check_stride(train.steps_per_call, **{"the step at which a later group's start lets it learn": begin})
     eval_step = steps.make_eval_step(
         apply=models.make_apply(network, takes=takes, start=start), view=make_view(), axis_name=run.axis_name
     )
