@@ -18,18 +18,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from tlx import checksum, event_loop, hosts
+from tlx import checksum, event_loop, hosts, orbax_leaks
 from tlx.errors import UserError, reading
 from tlx.workdir import RESTORE, opened, sealed
 
-# orbax asks tensorstore before and after each save and restore how many bytes it moved, for a line of its log; the
-# answers stay in memory for good, 11 kB each (tensorstore 0.1.86 and before, measured). Nobody sees that line here.
-with contextlib.suppress(ImportError):
-    from orbax.checkpoint._src.serialization import tensorstore_utils
+orbax_leaks.mend()
 
-    tensorstore_utils.get_tensorstore_raw_bytes = lambda *_, **__: 0
-
-# And each write's coroutines by a loop of ours, see there.
+# Each write's coroutines run by a loop of ours, see there.
 with contextlib.suppress(ImportError):
     from orbax.checkpoint._src import asyncio_utils
 
