@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from tlx import compiles, hosts, optim, plots, progress, recipes
+from tlx import compiles, hosts, memory, optim, plots, progress, recipes
 from tlx import config as config_lib
 from tlx.data import reader
 from tlx.errors import UserError
@@ -118,6 +118,7 @@ def main(argv: list[str]) -> int:
     out, steps, low, high = _flags()
 
     def body() -> int:
+        memory.keep()
         compiles.keep_on_disk()
         config = command.CONFIG.value
         path = _figure_path(out.value, config.get("name", "config"))

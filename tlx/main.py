@@ -18,7 +18,7 @@ import sys
 
 from absl import flags
 
-from tlx import command
+from tlx import command, memory
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder: its record, and where it goes on after a stop.")
 FROM_ROUND = flags.DEFINE_integer(
@@ -42,6 +42,7 @@ def main(argv: list[str]) -> int:
 
 
 def _run(argv: list[str]) -> int:
+    memory.keep()
     # Imported here: a mistyped flag is answered at once, without waiting for jax.
     from tlx import compiles, hosts, profile, progress, recipes
     from tlx.errors import UserError

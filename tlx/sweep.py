@@ -27,7 +27,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from tlx import compiles, progress, recipes, sweep_plan
+from tlx import compiles, memory, progress, recipes, sweep_plan
 from tlx import config as config_lib
 from tlx.errors import UserError
 from tlx.preemption import Preempted, Preemption
@@ -162,6 +162,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dry_run", action="store_true", help="list the runs, with a time estimate")
     options = vars(parser.parse_args(argv))
     if not options["dry_run"]:
+        memory.keep()
         compiles.keep_on_disk()
     try:
         run_sweep(options.pop("sweep"), **options)

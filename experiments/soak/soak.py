@@ -27,7 +27,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from tlx import compiles
+from tlx import compiles, memory
 from tlx.preemption import Preempted, Preemption
 from tlx.recipes import self_train
 from tlx.workdir import write_json
@@ -61,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workdir", type=pathlib.Path, help="of the run, which is kept; else it is a temporary one")
     parser.add_argument("--into", type=pathlib.Path, default=HERE / "results.json", help="the results")
     options = parser.parse_args(argv)
+    memory.keep()  # as the command does
     with tempfile.TemporaryDirectory(prefix="tlx-soak-") as folder:
         workdir = options.workdir or pathlib.Path(folder) / "run"
         # The outer Preemption: a stop that comes when the run is not ready for it does not end this process.
