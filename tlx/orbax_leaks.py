@@ -1,7 +1,7 @@
 """Two of orbax's questions to tensorstore, whose answers stay in memory for good (tensorstore 0.1.86 and before).
 
-Measured over thousands of saves, see experiments/soak. Both are private names of orbax: where a version has them no more,
-nothing is done.
+Measured over thousands of saves, see experiments/soak. Both are private names of orbax: where a version has them no
+more, nothing is done.
 """
 
 import contextlib

@@ -3,7 +3,8 @@
     python -m experiments.speed.beyond_memory --root=FOLDER [--count=N]     # FOLDER needs 1.4 times the memory of disk
 
 Each photograph shows its own number, as 16 black or white fields that JPEG does not harm, so that what comes out of
-THE reader is known to be all of the set, each once. Writes beyond_memory.json. What is in FOLDER stays, for another run.
+THE reader is known to be all of the set, each once. Writes beyond_memory.json. What is in FOLDER stays, for another
+run.
 """
 
 import argparse

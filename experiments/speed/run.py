@@ -43,7 +43,9 @@ def serve(args: argparse.Namespace) -> None:
         tasks, about = side.tasks(case)
     elif case:
         from experiments.speed import tlx_side as side
+        from tlx import memory
 
+        memory.keep()  # as tlx.main does
         side.vary(case.variant)
         tasks, about = side.tasks(case)
     else:

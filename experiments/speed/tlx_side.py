@@ -31,11 +31,9 @@ def tasks(case: Case) -> tuple[dict[str, Callable[[int], None]], dict[str, Any]]
     reads = teachers.make_reader(num_classes=case.num_classes)
     distill = functools.partial(steps.make_distill_step, teach=reads, temperature=T, alpha=1.0, beta=1.0)
 
-    def waits(walk: Any) -> Callable[[int], None]:
-        task = lambda count: jax.block_until_ready(walk(count))
-        task.compile = walk.compile
-        task.profile = lambda folder: operations(task, walk.compile, folder)
-        if case.learn:
+    def waits(walk: Any, learns: bool = case.learn > 0) -> Callable[[int], None]:
+        task = profiled(lambda count: jax.block_until_ready(walk(count)), walk.compile)
+        if learns:
             task.learn = lambda seed: learn(walk, seed)
         return task
 
@@ -99,8 +97,7 @@ def tasks(case: Case) -> tuple[dict[str, Callable[[int], None]], dict[str, Any]]
                 out = program(variables, next(batches))
             jax.block_until_ready(out)
 
-        task.compile = lambda: program.lower(variables, next(batches)).compile()
-        return task
+        return profiled(task, lambda: program.lower(variables, next(batches)).compile())
 
     def frozen_kept() -> Callable[[int], None]:
         from tlx.data.source import Examples
@@ -114,13 +111,11 @@ def tasks(case: Case) -> tuple[dict[str, Callable[[int], None]], dict[str, Any]]
         batches = bench.batches(bench.store(Examples(features, bench.examples.labels)), case.batch)
         apply = bench.network(case.options(), seed=0, start="pooled")[1]
         walk = bench.walk(steps.make_supervised_step, batches, apply=apply, tx=alone, frozen=frozen)
-        return lambda count: jax.block_until_ready(walk(count))
+        return waits(walk, learns=False)
 
     def scan_8() -> Callable[[int], None]:
         walk = bench.walk(steps.make_supervised_step, bench.batches(bench.store(), case.batch, together=8), together=8)
-        task = lambda count: jax.block_until_ready(walk(-(-count // 8)))
-        task.compile = walk.compile
-        return task
+        return profiled(lambda count: jax.block_until_ready(walk(-(-count // 8))), walk.compile)
 
     made = {
         "inference": inference,
@@ -136,6 +131,12 @@ def tasks(case: Case) -> tuple[dict[str, Callable[[int], None]], dict[str, Any]]
         "multiply_adds": multiply_adds.multiply_adds(bench.apply, bench.variables, case.shape),
     }
     return {way: made[way]() for way in case.ways}, about
+
+
+def profiled(task: Callable[[int], None], compile: Callable[[], Any]) -> Callable[[int], None]:
+    """The task, with what `run --profile` asks of it."""
+    task.compile, task.profile = compile, lambda folder: operations(task, compile, folder)
+    return task
 
 
 def operations(task: Callable[[int], None], compile: Callable, folder: str) -> list[tuple[float, str, str]]:

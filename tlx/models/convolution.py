@@ -17,10 +17,7 @@ from jax import lax
 from tlx.models.layers import strided
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
-CHUNK, CHUNK_BYTES = (
-    8,
-    3_000_000,
-)  # images whose patches are made at a time: as many as the cache holds, so many at most
+CHUNK, CHUNK_BYTES = 8, 3_000_000  # images whose patches are made at a time, at most: what the cache holds
 MOST_CHANNELS = 64  # with more, patches of a 3x3 are so wide that XLA's way is as fast (ResNet-18 at [8, 224, 224, 3])
 
 
