@@ -4,7 +4,7 @@
     python -m experiments.speed.input --torch   # PyTorch's DataLoader too; needs torch and torchvision
 
 The photographs are crops of one synthetic picture, saved as JPEG and prepared by the dataset `folder`, which makes
-BMP of them. Every way ends with batches on the device, and nothing else is done there. The ways take turns,
+plain values of them. Every way ends with batches on the device, and nothing else is done there. The ways take turns,
 each begun anew; the batches that were read before the clock started, and the start itself, are left out of the rates.
 """
 

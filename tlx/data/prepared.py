@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from tlx.data import builders
+from tlx.data import builders, records
 from tlx.errors import UserError, reading
 
 _REMEDY = "delete that folder, and prepare the dataset again"
@@ -32,11 +32,13 @@ class LazyImages:
     dtype = np.dtype(np.uint8)
     ndim = 4
 
-    def __init__(self, source: Any, image_shape: tuple[int, ...], rows: np.ndarray | None = None):
-        """`source` is a tfds data source; `rows` are the records that count, all by default."""
+    def __init__(self, source: Any, rows: np.ndarray | None = None):
+        """`source` is a tfds data source that leaves images undecoded; `rows` are the records that count, or all."""
         self._source = source
         self._rows = np.arange(len(source)) if rows is None else rows
-        self.shape = (len(self._rows), *image_shape)
+        image = source.dataset_info.features["image"]
+        self._decode = records.make_decode(image)
+        self.shape = (len(self._rows), *image.shape)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -44,13 +46,15 @@ class LazyImages:
     def __getitem__(self, index: Any) -> np.ndarray:
         rows = np.asarray(self._rows[index])
         images = np.empty((rows.size, *self.shape[1:]), np.uint8)
-        for place, record in enumerate(_records(self._source, rows.ravel().tolist())):
-            images[place] = record["image"]
+        for place, row in enumerate(rows.ravel().tolist()):
+            # One by one: for several array_record starts threads each time, and several of ours read already.
+            with _of_record(self._source, row):
+                images[place] = self._decode(self._source[row]["image"])
         return images.reshape(rows.shape + self.shape[1:])
 
     def select(self, index: np.ndarray) -> "LazyImages":
         """`self[index]`, still unread."""
-        return LazyImages(self._source, self.shape[1:], self._rows[index])
+        return LazyImages(self._source, self._rows[index])
 
 
 Images = np.ndarray | LazyImages
@@ -166,7 +170,7 @@ def _read_split(builder: Any, split: str, in_memory_bytes: int) -> tuple[Images,
         return tuple(_decode(source, Path(builder.data_dir), split, arrays).values())
     undecoded = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
     labels = _decode(undecoded, Path(builder.data_dir), split, {"label": np.empty(len(source), np.int32)})["label"]
-    return LazyImages(source, shape[1:]), labels
+    return LazyImages(undecoded), labels
 
 
 def _decode(source: Any, folder: Path, split: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -196,10 +200,13 @@ def _records(source: Any, rows: list[int]) -> list[dict[str, Any]]:
         return source.__getitems__(rows)
     except Exception:  # array_record, protobuf and Pillow have types of their own for it
         for row in rows:
-            name = f"{source.dataset_info.data_dir}: record {row} of {source.split}"
-            with reading(name, remedy=_REMEDY):
+            with _of_record(source, row):
                 source[row]
         raise
+
+
+def _of_record(source: Any, row: int) -> contextlib.AbstractContextManager:
+    return reading(f"{source.dataset_info.data_dir}: record {row} of {source.split}", remedy=_REMEDY)
 
 
 def _map(path: Path, like: np.ndarray) -> np.ndarray | None:
