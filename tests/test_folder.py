@@ -8,9 +8,10 @@ import numpy as np
 import PIL.Image
 import pytest
 import rich.console
+from array_record.python.array_record_module import ArrayRecordWriter
 
 from tlx import predict, progress
-from tlx.data import folder, layout, photo, source
+from tlx.data import folder, layout, photo, records, source
 from tlx.errors import UserError
 from tlx.recipes import supervised
 
@@ -286,6 +287,21 @@ def test_wrong_folders(tmp_path, case, message):
 def test_wrong_options(options, message):
     with pytest.raises(UserError, match=message):
         source.load(**options)
+
+
+def test_a_disk_that_gets_full_while_a_set_is_prepared_is_one_line(tmp_path, monkeypatch):
+    class Full(ArrayRecordWriter):
+        def write(self, record):
+            raise RuntimeError("write() failed: No space left on device; writing /x; at byte 7; Failed to close")
+
+    monkeypatch.setattr(records, "ArrayRecordWriter", Full)
+    root = write_classes(tmp_path / "pets")
+    with pytest.raises(
+        UserError, match=r"^cannot write to \S+ \(write\(\) failed: No space left on device\): set data_dir"
+    ):
+        load(root)
+    monkeypatch.undo()
+    assert len(load(root).train) > 0  # nothing is in the way of another try
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "jpeg", "JPG", "png", "webp", "bmp", "tif", "gif"])

@@ -131,12 +131,15 @@ def prepare(builder: Any) -> Path:
         print(f"preparing {builder.info.full_name} ({builder.num_images:,} images) in {shown} ...", flush=True)
         with progress.bar("preparing", total=builder.num_images, start=0, note="") as builder.bar, quiet():
             builder.download_and_prepare()
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         if is_prepared(folder):  # another process was faster
             return folder
+        reason = error.strerror or error if isinstance(error, OSError) else str(error).partition(";")[0]
+        if isinstance(error, RuntimeError) and "write() failed" not in reason:  # array_record's, where a disk is full
+            raise
         raise UserError(
-            f"cannot write to {shown} ({error.strerror or error}): set data_dir or $TFDS_DATA_DIR to a folder that "
-            "you can write to"
+            f"cannot write to {shown} ({reason}): set data_dir or $TFDS_DATA_DIR to a folder that you can write to, "
+            "and that has room"
         ) from error
     return folder
 
