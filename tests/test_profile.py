@@ -74,13 +74,17 @@ def test_a_trace_names_the_operations(runs):
     assert any(program == "jit_step" and of and min(of.values()) >= 0 for (program, _), of in costs.items())
 
 
-def test_what_is_too_short_is_not_traced(tmp_path):
+def test_what_is_too_short_is_not_traced_and_that_is_said(tmp_path, capsys):
     with profile.on(tmp_path):
         looked = profile.Profiler(profile.FIRST + profile.STEPS)
         for _ in range(30):
             looked.look(None, ())
         looked.close()
     assert not list(tmp_path.iterdir())
+    assert (
+        f"no trace: --profile wants a phase of more than {profile.FIRST + profile.STEPS} steps"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_damaged_trace_is_said_and_the_run_goes_on(tmp_path, capsys):

@@ -58,6 +58,8 @@ def _one_line(error: BaseException) -> str:
     # A KeyError's text is quoted once more on the way; but one of several lines only begins with a quoted name.
     with contextlib.suppress(SyntaxError, ValueError):
         text = str(ast.literal_eval(text)) if text.startswith(("'", '"')) else text
+    if "Traceback" in text and "UserError: " in text:  # ours, whose message is one line, with the way to it in front
+        return text.rpartition("UserError: ")[2].strip()
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if isinstance(error, OSError) or "Traceback" in text:
         return lines[-1].removeprefix("tlx.errors.UserError: ")

@@ -30,6 +30,10 @@ def on(folder: pathlib.Path) -> Iterator[None]:
     before, _folder = _folder, folder
     try:
         yield
+        if _folder is not None:
+            progress.say(
+                f"no trace: --profile wants a phase of more than {FIRST + STEPS} steps that are still to be made"
+            )
     finally:
         _folder = before
 

@@ -126,8 +126,8 @@ def _rounds(run: Run, draw: Callable) -> page.Html:
     rows = []
     for r in rounds:
         verdict = page.Html("<span class=yes>promoted</span>" if r.get("promoted") else "<span class=no>refused</span>")
-        *cells, _, why = _round_cells(r)
-        rows.append((*cells, verdict, why))
+        number, role, *cells, _, why = _round_cells(r)
+        rows.append((number, role.replace(" ", "\N{NO-BREAK SPACE}"), *cells, verdict, why))
     refused = [i for i, r in enumerate(rounds) if not r.get("promoted")]
     intervals = [
         wilson(r["test_accuracy"] * n, n) if n and r.get("test_accuracy") is not None else None for r in rounds

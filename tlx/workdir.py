@@ -245,8 +245,11 @@ def _check(workdir: pathlib.Path, config: dict[str, Any], any_config: bool) -> N
         if strangers:
             raise UserError(f"workdir {workdir} holds {strangers[0]} but no config.json: choose another --workdir")
         return
-    difference = None if any_config else first_difference(read_json(workdir / "config.json"), as_read(config))
-    if difference:
+    if any_config:
+        return
+    old, new = read_json(workdir / "config.json"), as_read(config)
+    difference = first_difference(*({"recipe": c.get("recipe"), "name": c.get("name")} for c in (old, new)))
+    if difference := difference or first_difference(old, new):  # of another method all differs, and its name says most
         key, old, new = difference
         raise UserError(
             f"workdir {workdir} holds a run with {key} = {old!r}, this config has {new!r}: "
