@@ -27,10 +27,20 @@ print("ynn" in jax.jit(convolve).lower(jnp.zeros((128, 16, 16, 32)), jnp.zeros((
 )
 def test_what_is_added(monkeypatch, before, version, after):
     monkeypatch.setenv("XLA_FLAGS", before)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.setattr(xla.metadata, "version", lambda library: version)
     for _ in range(2):
         xla.set_flags()
         assert xla.os.environ["XLA_FLAGS"] == after
+
+
+@pytest.mark.parametrize(("platforms", "added"), [("", False), ("cuda", False), ("cpu", True)])
+def test_nothing_is_asked_of_a_plugin(monkeypatch, platforms, added):
+    monkeypatch.setenv("XLA_FLAGS", "--a=1")
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    monkeypatch.setattr(xla.util, "find_spec", lambda name: name == "libtpu")
+    xla.set_flags()
+    assert (xla._OPTION in xla.os.environ["XLA_FLAGS"]) == added
 
 
 @pytest.mark.parametrize(
