@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -155,3 +156,18 @@ def test_the_order_of_a_sealed_record_does_not_matter():
     assert workdir_lib.opened(dict(reversed(sealed.items()))) == {"a": 1, "b": [2, 3]}
     with pytest.raises(workdir_lib.BrokenSeal):
         workdir_lib.opened(sealed | {"b": [3, 2]})
+
+
+@pytest.mark.parametrize(
+    ("old", "said"),
+    [
+        ({"name": "a", "recipe": "self_train", "consistency": {"hard": False}}, "config.recipe = 'self_train', this"),
+        ({"name": "b", "recipe": "distill", "alpha": 1.0}, "config.name = 'b', this config has 'a'"),
+        ({"name": "a", "recipe": "distill", "alpha": 1.0}, "config.alpha = 1.0, this config has 2.0"),
+        (None, "config.recipe = '(absent)', this config has 'distill'"),
+    ],
+)
+def test_another_run_is_named_by_what_says_most(tmp_path, old, said):
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    with pytest.raises(UserError, match=re.escape(said)):
+        workdir_lib._check(tmp_path, {"name": "a", "recipe": "distill", "alpha": 2.0}, any_config=False)

@@ -12,7 +12,7 @@ import time
 
 EVERY = 60.0  # seconds: it takes some milliseconds, and what goes back must be fetched again
 # mallopt's names and values, of <malloc.h>: one heap; all of it there, no buffers beside it; its free end stays.
-_HEAPS, _BUFFERS, _END = (-8, 1), (-4, 0), (-1, 2**31 - 1)
+_HEAPS, _BUFFERS, _END = (-8, 1), (-4, 0), (-1, -1)
 _last = time.monotonic()
 
 

@@ -248,13 +248,17 @@ def _check(workdir: pathlib.Path, config: dict[str, Any], any_config: bool) -> N
     if any_config:
         return
     old, new = read_json(workdir / "config.json"), as_read(config)
-    difference = first_difference(*({"recipe": c.get("recipe"), "name": c.get("name")} for c in (old, new)))
-    if difference := difference or first_difference(old, new):  # of another method all differs, and its name says most
+    if difference := first_difference(_names(old), _names(new)) or first_difference(old, new):
         key, old, new = difference
         raise UserError(
             f"workdir {workdir} holds a run with {key} = {old!r}, this config has {new!r}: "
             "choose another --workdir, or --overwrite to delete that run"
         )
+
+
+def _names(config: Any) -> dict[str, Any]:
+    """What says most of another method's run, of which everything differs."""
+    return {name: config[name] for name in ("recipe", "name") if name in config} if isinstance(config, dict) else {}
 
 
 def canonical(value: Any) -> str:
