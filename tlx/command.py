@@ -62,5 +62,5 @@ def _one_line(error: BaseException) -> str:
         return text.rpartition("UserError: ")[2].strip()
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if isinstance(error, OSError) or "Traceback" in text:
-        return lines[-1].removeprefix("tlx.errors.UserError: ")
+        return lines[-1]
     return ("unknown config key " if isinstance(error, KeyError | AttributeError) else "") + " ".join(lines)

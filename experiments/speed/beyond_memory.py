@@ -73,18 +73,18 @@ def one_pass(root: pathlib.Path, side: int) -> dict[str, Any]:
     examples = source.load("folder", **options(root, side), in_memory_bytes=0).train
     stream = reader.Stream(np.arange(len(examples)), BATCH, (0,))
     store = reader.Store(examples, mesh=parallel.make_mesh(), mode="jit", device_bytes=0)
-    steps, seen, peaks, began = len(examples) // BATCH, [], [], time.perf_counter()
+    steps, seen, own, began = len(examples) // BATCH, [], [], time.perf_counter()
     for step, batch in enumerate(reader.train_batches(store, [stream], start=0, steps=steps)):
         given = jax.device_get(batch)
         seen.append(numbers(given["image"]))
         if not (seen[-1] % 2 == given["label"]).all():
             raise SystemExit(f"step {step}: labels that are not their images'")
         if (step + 1) % max(steps // 10, 1) == 0:
-            peaks.append(_own_mb())
+            own.append(_mb("RssAnon"))
     seconds, found = time.perf_counter() - began, np.concatenate(seen)
     if len(np.unique(found)) != len(found) or found.max() >= len(examples):
         raise SystemExit("not each photograph once")
-    return {"images_a_second": len(found) / seconds, "once": len(found), "own_mb_after_each_tenth": peaks}
+    return {"images_a_second": len(found) / seconds, "once": len(found), "own_mb_after_each_tenth": own}
 
 
 def train(root: pathlib.Path, side: int, steps: int) -> dict[str, Any]:
@@ -99,14 +99,9 @@ def train(root: pathlib.Path, side: int, steps: int) -> dict[str, Any]:
     return {"steps": steps, "seconds": time.perf_counter() - began}
 
 
-def _own_mb() -> float:
-    """MB of this process that are its own: pages of files that the system reads ahead for it are not."""
-    status = pathlib.Path("/proc/self/status").read_text()
-    return int(status.partition("RssAnon:")[2].split()[0]) / 1024
-
-
-def _peak_mb() -> float:
-    return int(pathlib.Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024
+def _mb(name: str) -> float:
+    """MB of this process: "RssAnon", its own, without pages of files that are read for it; or "VmHWM", the peak."""
+    return int(pathlib.Path("/proc/self/status").read_text().partition(f"{name}:")[2].split()[0]) / 1024
 
 
 def main() -> None:
@@ -125,7 +120,7 @@ def main() -> None:
         "train": lambda: train(given.root, given.side, given.steps),
     }
     if given.do:
-        print("\n" + json.dumps(tasks[given.do]() | {"peak_mb": _peak_mb()}))
+        print("\n" + json.dumps(tasks[given.do]() | {"peak_mb": _mb("VmHWM")}))
         return
     count = given.count or int(1.05 * memory / (given.side**2 * 3))
     if count + TEST > 2 ** (FIELDS**2):
