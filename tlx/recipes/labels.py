@@ -76,7 +76,8 @@ def student_views(run: Run, section: ConfigDict, images: Pool, count: int = 20) 
     place = np.arange(len(shown), dtype=np.int32)
     views = {"student_view": section.augment} | ({"weak_view": section.weak} if section.weak else {})
     return {
-        f"{name}_images": np.asarray(make_augment(**noise)(rng.stream(run.rng, name), shown, place))
+        # One program, or each of its operations would be one.
+        f"{name}_images": np.asarray(jax.jit(make_augment(**noise))(rng.stream(run.rng, name), shown, place))
         for name, noise in views.items()
     }
 
