@@ -6,22 +6,18 @@ commit. They are the same on jax 0.10 and 0.11, and do not depend on the devices
 
 import functools
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import optax
 import pytest
+from processes import say
 
 from tlx import models, steps, teachers
 from tlx.data import reader, source, view
 from tlx.parallel import make_mesh
 from tlx.state import TrainState
 
-TESTS = pathlib.Path(__file__).parent
 GOLDEN = {
     "supervised": [2.823820, 2.354705, 2.376386, 2.442443],
     "distill": [0.868610, 0.416276, 0.346439, 0.342356],
@@ -31,12 +27,9 @@ GOLDEN = {
 
 @pytest.fixture(scope="module")
 def found():
-    """In a process of its own, optimised as users' are: a rounded coordinate of an augmented image may hang on it."""
+    """As users' programs say: a rounded coordinate of an augmented image may hang on it."""
     code = "import json, test_golden as t; print(json.dumps({name: t.first_losses(name) for name in t.GOLDEN}))"
-    env = os.environ | {"XLA_FLAGS": "", "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(say(code))
 
 
 @pytest.mark.parametrize("method", sorted(GOLDEN))

@@ -21,8 +21,8 @@ _last = time.monotonic()
 def keep() -> None:
     """Asks for that heap, for the whole process: for commands, before they start threads (jax does).
 
-    The heap stays as it is where the C library is not glibc, or where the environment says how it is to allocate. At its
-    end the process leaves its objects to the system: Python's last collection takes 0.9 s.
+    The heap stays as it is where the C library is not glibc, or where the environment says how it is to allocate. At
+    its end the process leaves its objects to the system: Python's last collection takes 0.9 s.
     """
     atexit.register(gc.freeze)  # run last: what was registered after it has its say
     if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
