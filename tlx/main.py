@@ -2,7 +2,7 @@
 
 The same command goes on with a run that was stopped. --overwrite deletes the run that the workdir holds. --from_round=2
 begins a self-training run anew from its round 2, with this config, and forgets that round and the later ones: work in a
-copy of its folder (cp -r).
+copy of its folder (cp -r). --profile traces some steps, and prints which operations take the most of them.
 
 On several hosts, the same command on each, with a workdir that all of them see: --distributed finds the others by the
 cluster's environment (TPU pods, SLURM, Open MPI, GKE); or name them, --coordinator=10.0.0.1:1234 --num_processes=2
