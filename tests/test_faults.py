@@ -10,6 +10,7 @@ import pytest
 
 from experiments.faults import trial
 from experiments.faults.child import Child
+from experiments.pods.hosts import flags_of_children
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -20,8 +21,7 @@ def test_whatever_is_disturbed_ends_alike_or_is_refused(tmp_path):
     """
     command = [sys.executable, "-m", "experiments.faults.campaign", "--short", f"--into={tmp_path / 'results.json'}"]
     # One device: what is tested is the folder. The processes compile once, and read it back.
-    flags = " ".join(flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag)
-    env = os.environ | {"XLA_FLAGS": flags, "TLX_FAULTS_CACHE": os.environ["TLX_TESTS_CACHE"]}
+    env = os.environ | {"XLA_FLAGS": flags_of_children(), "TLX_FAULTS_CACHE": os.environ["TLX_TESTS_CACHE"]}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     trials = [t for record in json.loads((tmp_path / "results.json").read_text()).values() for t in record["trials"]]

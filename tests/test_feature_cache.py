@@ -61,19 +61,19 @@ def test_above_a_level_whose_features_are_kept_batchnorms_learn_alike(tmp_path):
 
 def assert_trained_alike(model, frozen, level, folder):
     """On kept features and on images."""
-    tmp_path = pathlib.Path(folder)
+    folder = pathlib.Path(folder)
     config = small(model, frozen=frozen)
-    cached = supervised.run(config, tmp_path / "cached")
-    assert json.loads((tmp_path / "cached" / "features" / "labeled.json").read_text())["key"]["level"] == level
+    cached = supervised.run(config, folder / "cached")
+    assert json.loads((folder / "cached" / "features" / "labeled.json").read_text())["key"]["level"] == level
     config.cache.features = False
-    recomputed = supervised.run(config, tmp_path / "recomputed")
-    assert not (tmp_path / "recomputed" / "features").exists()
-    final = [restore_variables(tmp_path / name / "checkpoints" / "train", 6) for name in ("cached", "recomputed")]
+    recomputed = supervised.run(config, folder / "recomputed")
+    assert not (folder / "recomputed" / "features").exists()
+    final = [restore_variables(folder / name / "checkpoints" / "train", 6) for name in ("cached", "recomputed")]
     jax.tree.map(np.testing.assert_array_equal, *final)
     assert figures(cached) == figures(recomputed)
     if model == "cnn":  # what was trained on features is a network of images
         test = source.load("digits").test
-        hits = np.argmax(predict(load_run(tmp_path / "cached"), test.images), -1) == test.labels
+        hits = np.argmax(predict(load_run(folder / "cached"), test.images), -1) == test.labels
         assert hits.mean() == pytest.approx(cached["figures"]["test_accuracy"])
 
 

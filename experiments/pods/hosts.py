@@ -111,10 +111,13 @@ def start(*arguments: Any, processes: int = 2) -> list[subprocess.Popen]:
     """Python processes of the same arguments, each with its number in the place of `{}`."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     command = lambda i: [sys.executable, *(str(a).replace("{}", str(i)) for a in arguments)]
-    # Each has devices of its own; for the rest XLA does as it does here.
-    flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in flag]
-    env = os.environ | {"XLA_FLAGS": " ".join(flags)}
+    env = os.environ | {"XLA_FLAGS": flags_of_children()}
     return [subprocess.Popen(command(i), env=env, text=True, cwd=ROOT, **pipes) for i in range(processes)]
+
+
+def flags_of_children() -> str:
+    """XLA_FLAGS of this process but for its number of devices: a child has devices of its own."""
+    return " ".join(flag for flag in os.environ.get("XLA_FLAGS", "").split() if "device_count" not in flag)
 
 
 def start_children(lines: str, *, processes: int, devices: int) -> list[subprocess.Popen]:
